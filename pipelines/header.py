@@ -1,0 +1,96 @@
+"""What the header of a series says, checked before a single voxel is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from neurostorm_app.errors import CorruptImageError, DataError, NoInputError
+from neurostorm_app.pipelines.grid import Grid
+from neurostorm_app.pipelines.image import open_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SeriesHeader", "check_present", "check_tr", "read_series_header"]
+
+SECONDS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+TR_MAX: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesHeader:
+    """Shape and timing of a series.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (X, Y, Z, T).
+    zooms : tuple of float
+        Voxel sizes in millimetres.
+    tr : float or None
+        Repetition time in seconds; None where the header does not say it with a unit.
+    """
+
+    shape: tuple[int, int, int, int]
+    zooms: tuple[float, float, float]
+    tr: float | None
+
+
+def read_series_header(path: Path) -> SeriesHeader:
+    """Read the header of a 4D NIfTI file.
+
+    Raises
+    ------
+    NoInputError
+        If there is no such file, or it is a link to content that is not here.
+    CorruptImageError
+        If it is not NIfTI, not a series, or its header makes no sense.
+    """
+    check_present(path)
+    image = open_image(path)
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) != 4 or min(shape) < 1 or shape[3] < 2:
+        raise CorruptImageError(
+            f"{path} has shape {shape}; expected a series (X, Y, Z, T) of two volumes or more",
+            fix="a BOLD series has four axes and volumes along the last; repair or leave it out",
+        )
+    unit = str(image.header.get_xyzt_units()[1])
+    step = float(image.header["pixdim"][4])
+    tr = step * SECONDS[unit] if unit in SECONDS and step > 0 else None
+    i, j, k, t = shape
+    return SeriesHeader((i, j, k, t), Grid.of(image, path).zooms, tr)
+
+
+def check_present(path: Path) -> None:
+    """Refuse a file that is not there, or whose content is not.
+
+    Raises
+    ------
+    NoInputError
+        If there is no such file, or it is a link to content that is not on this machine.
+    """
+    if path.exists():
+        return
+    if path.is_symlink():
+        raise NoInputError(
+            f"{path} is a link to content that is not on this machine",
+            fix=f"bring it here, for example with: datalad get {path}",
+        )
+    raise NoInputError(f"{path} does not exist", fix="check the path; is it mounted?")
+
+
+def check_tr(tr: object, path: Path) -> float:
+    """Return a repetition time in seconds, or say why it cannot be one.
+
+    Raises
+    ------
+    DataError
+        If it is not a positive number, or so large that it must be milliseconds.
+    """
+    if isinstance(tr, bool) or not isinstance(tr, int | float) or not 0 < tr <= TR_MAX:
+        raise DataError(
+            f"{path}: RepetitionTime is {tr!r}; expected seconds between 0 and {TR_MAX:g}",
+            fix="write it into the sidecar in seconds; milliseconds must be divided by 1000",
+        )
+    return float(tr)

@@ -1,0 +1,294 @@
+"""NIfTI files at one door: opened with a clear word when damaged, streamed volume by volume.
+
+A series is never taken into memory as a whole: it is read once from front to end, and written
+as it comes, compressed by several threads into one ordinary gzip stream whose bytes do not
+depend on their number.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.openers import ImageOpener
+from nibabel.spatialimages import HeaderDataError
+
+from neurostorm_app.errors import CorruptImageError, InputOutputError, NoInputError
+from neurostorm_app.pipelines.grid import Grid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["iter_volumes", "open_image", "read_volume", "write_series", "write_volume"]
+
+NATIVE, MNI = 1, 4
+"""NIfTI codes of the world: scanner, and MNI 152."""
+FIX = "fetch or convert the file anew; compare its size and checksum with the source"
+GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
+"""RFC 1952: deflate, no name, no time, fastest, unknown system: the same bytes everywhere."""
+
+
+def open_image(path: Path) -> nib.Nifti1Image:
+    """Open a NIfTI image without reading its voxels.
+
+    Raises
+    ------
+    NoInputError
+        If the file is not there.
+    CorruptImageError
+        If it is not NIfTI, or the header makes no sense.
+    """
+    if not path.is_file():
+        raise NoInputError(
+            f"{path}: there is no such file",
+            fix="check the path; a dangling link of a DataLad clone wants `datalad get`",
+        )
+    try:
+        image: Any = nib.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise CorruptImageError(f"{path}: cannot be opened as NIfTI: {error}", fix=FIX) from error
+    if not isinstance(image, nib.Nifti1Image) or image.ndim not in (3, 4) or 0 in image.shape:
+        raise CorruptImageError(
+            f"{path}: a NIfTI image of three or four axes was expected, this is a"
+            f" {type(image).__name__} of shape {getattr(image, 'shape', None)}",
+            fix=FIX,
+        )
+    Grid.of(image, path)
+    return image
+
+
+def read_volume(path: Path) -> tuple[NDArray[np.float32], Grid]:
+    """Read a three-dimensional image.
+
+    Returns
+    -------
+    volume : ndarray, shape (X, Y, Z), float32
+        Scaled as the header says.
+    grid : Grid
+        Where its voxels are.
+
+    Raises
+    ------
+    CorruptImageError
+        If the file ends early, or the image has more than one volume.
+    """
+    image = open_image(path)
+    if image.ndim == 4 and image.shape[3] != 1:
+        raise CorruptImageError(
+            f"{path}: one volume was expected, there are {image.shape[3]}",
+            fix="give a three-dimensional image",
+        )
+    (volume,) = iter_volumes(path)
+    return volume, Grid.of(image, path)
+
+
+def iter_volumes(path: Path) -> Iterator[NDArray[np.float32]]:
+    """Read a series from front to end.
+
+    Yields
+    ------
+    ndarray, shape (X, Y, Z), float32
+        One volume after the other, scaled as the header says.
+
+    Raises
+    ------
+    CorruptImageError
+        If the file ends before the last volume, or a voxel is not finite.
+    """
+    image = open_image(path)
+    header = image.header
+    shape: tuple[int, ...] = image.shape[:3]
+    n_volumes = image.shape[3] if image.ndim == 4 else 1
+    dtype = header.get_data_dtype()
+    proxy: Any = image.dataobj
+    n_bytes = int(np.prod(shape)) * dtype.itemsize
+    with ImageOpener(str(path)) as file:
+        file.seek(proxy.offset)
+        for number in range(n_volumes):
+            raw = _read_exactly(file, n_bytes, f"{path}: volume {number} of {n_volumes}")
+            volume = np.frombuffer(raw, dtype=dtype).reshape(shape, order="F")
+            scaled = np.asarray(volume * proxy.slope + proxy.inter, dtype=np.float32)
+            _check_finite(scaled, f"{path}: volume {number} of {n_volumes}")
+            yield scaled
+
+
+def _check_finite(volume: NDArray[np.float32], what: str) -> None:
+    wrong = volume.size - int(np.count_nonzero(np.isfinite(volume)))
+    if wrong:
+        raise CorruptImageError(
+            f"{what} has {wrong} voxels that are not finite numbers",
+            fix="find out where NaN or infinity came from: a scanner does not write them",
+        )
+
+
+def _read_exactly(file: Any, n_bytes: int, what: str) -> bytes:
+    try:
+        raw: bytes = file.read(n_bytes)
+    except (EOFError, OSError, zlib.error) as error:
+        raise CorruptImageError(f"{what} cannot be read: {error}", fix=FIX) from error
+    if len(raw) != n_bytes:
+        raise CorruptImageError(
+            f"{what} has {len(raw)} bytes of {n_bytes}: the file ends early", fix=FIX
+        )
+    return raw
+
+
+def write_volume(
+    path: Path, volume: NDArray[Any], *, grid: Grid, dtype: Any = np.float32, code: int = NATIVE
+) -> None:
+    """Write a three-dimensional image.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii`` or ``.nii.gz``.
+    volume : ndarray, shape (X, Y, Z)
+        Voxels on `grid`.
+    grid : Grid
+        Where they are.
+    dtype : dtype
+        On disk: ``float32`` for images and probabilities, ``uint8`` for masks, ``int16`` for
+        labels.
+    code : int
+        NIfTI code of the world, 1 for native and 4 for MNI spaces.
+    """
+    write_series(path, [np.asarray(volume)], grid=grid, n_volumes=None, dtype=dtype, code=code)
+
+
+def write_series(  # noqa: PLR0913
+    path: Path,
+    volumes: Iterable[NDArray[Any]],
+    *,
+    grid: Grid,
+    n_volumes: int | None,
+    tr: float = 0.0,
+    dtype: Any = np.float32,
+    code: int = NATIVE,
+    n_threads: int = 1,
+) -> None:
+    """Write volumes as they come; memory holds a few of them.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii.gz`` or ``.nii``.
+    volumes : iterable of ndarray, shape (X, Y, Z)
+        The series in order.
+    grid : Grid
+        Where the voxels are.
+    n_volumes : int or None
+        How many volumes will come; None for an image of three axes.
+    tr : float
+        Repetition time in seconds.
+    dtype : dtype
+        On disk.
+    code : int
+        NIfTI code of the world, 1 for native and 4 for MNI spaces.
+    n_threads : int
+        Compressors; they do not change a byte.
+
+    Raises
+    ------
+    InputOutputError
+        If the iterable ends early or is too long.
+    """
+    header = _header(grid, n_volumes, tr=tr, dtype=dtype, code=code)
+    count = 0
+    with _sink(path, n_threads) as write:
+        write.put(header)
+        for volume in volumes:
+            write.put(np.asarray(volume, dtype=dtype).tobytes(order="F"))
+            count += 1
+    if count != (n_volumes or 1):
+        raise InputOutputError(
+            f"{path}: {count} volumes were written where {n_volumes or 1} were announced",
+            fix="this is a defect of the step that made them: report it",
+        )
+
+
+def _header(grid: Grid, n_volumes: int | None, *, tr: float, dtype: Any, code: int) -> bytes:
+    """Build the header of a single-file NIfTI: 348 bytes and the empty extension."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(grid.shape if n_volumes is None else (*grid.shape, n_volumes))
+    header.set_qform(grid.affine, code=code)
+    header.set_sform(grid.affine, code=code)
+    header.set_zooms(grid.zooms if n_volumes is None else (*grid.zooms, tr))
+    header.set_xyzt_units("mm", "sec")
+    header.set_slope_inter(1.0, 0.0)
+    header["magic"] = b"n+1"
+    header["vox_offset"] = 352
+    return bytes(header.binaryblock) + b"\0\0\0\0"
+
+
+class _Plain:
+    """Write bytes as they are."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def put(self, block: bytes) -> None:
+        self._file.write(block)
+
+
+class _Gzip:
+    """Write one gzip member; its blocks are deflated apart and joined, as pigz does.
+
+    References
+    ----------
+    RFC 1951, section 3.2.4 (a flush ends a block at a byte); RFC 1952, section 2.3.
+    """
+
+    def __init__(self, path: Path, n_threads: int) -> None:
+        self._file = path.open("wb")
+        self._file.write(GZIP_HEADER)
+        self._pool = ThreadPoolExecutor(n_threads)
+        self._waiting: deque[Future[bytes]] = deque()
+        self._limit = 2 * n_threads
+        self._checksum = 0
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file, self._pool:
+            while self._waiting:
+                self._write_one()
+            # An empty last block, then checksum and size of what went in.
+            self._file.write(b"\x03\x00" + struct.pack("<II", self._checksum, self._size))
+
+    def put(self, block: bytes) -> None:
+        self._checksum = zlib.crc32(block, self._checksum)
+        self._size = (self._size + len(block)) % 2**32
+        self._waiting.append(self._pool.submit(_deflate, block))
+        if len(self._waiting) > self._limit:
+            self._write_one()
+
+    def _write_one(self) -> None:
+        self._file.write(self._waiting.popleft().result())
+
+
+def _deflate(block: bytes) -> bytes:
+    packer = zlib.compressobj(level=1, wbits=-15)
+    return packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
+
+
+def _sink(path: Path, n_threads: int) -> _Plain | _Gzip:
+    return _Gzip(path, n_threads) if path.suffix == ".gz" else _Plain(path)
