@@ -1,0 +1,165 @@
+"""Names of models: what there is, what is known of each, and the network itself."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from neurostorm_app.errors import UsageError, WrongWeightsError
+from neurostorm_app.models.card import Card
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from neurostorm_app.models.weights import Checkpoint
+
+__all__ = ["create_model", "list_models", "read_card"]
+
+CARDS = Path(__file__).parent / "cards"
+
+
+def list_models() -> list[str]:
+    """List the names of all models.
+
+    Returns
+    -------
+    list of str
+        Sorted.
+
+    Examples
+    --------
+    >>> "connectome" in list_models()
+    True
+    """
+    return sorted(path.stem for path in CARDS.glob("*.yaml"))
+
+
+def read_card(name: str) -> Card:
+    """Read what is known of a model.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_models`.
+
+    Returns
+    -------
+    Card
+        Its source, licence, hash and contract.
+
+    Raises
+    ------
+    UsageError
+        If there is no model of this name.
+
+    Examples
+    --------
+    >>> read_card("neurostorm").contract.window
+    20
+    """
+    known = list_models()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        raise UsageError(
+            f"there is no model {name!r}",
+            fix=(f"did you mean {' or '.join(near)}? " if near else "")
+            + f"Models: {', '.join(known)}",
+        )
+    text = (CARDS / f"{name}.yaml").read_text(encoding="utf-8")
+    return Card.model_validate(yaml.safe_load(text))
+
+
+def create_model(
+    name: str,
+    *,
+    config: Mapping[str, Any] | None = None,
+    weights: Path | str | Mapping[str, Tensor] | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """Build a network with its weights, ready to embed.
+
+    Parameters
+    ----------
+    name : str
+        One of `list_models`.
+    config : mapping, optional
+        Hyper-parameters under upstream's own names. By default those stored with the weights;
+        if there are none, the card's.
+    weights : path or mapping of str to Tensor, optional
+        A file, or tensors under upstream's names. Not needed for models whose weights ship
+        with the package, nor for those without weights.
+    device : str
+        Where the network goes, such as ``cpu`` or ``cuda:0``.
+
+    Returns
+    -------
+    Module
+        In evaluation mode, with ``embed(batch)`` of shape (B, D). It never has random weights.
+
+    Raises
+    ------
+    UsageError
+        If there is no model of this name.
+    MissingWeightsError
+        If the weights are needed and not given, or not there.
+    WrongWeightsError
+        If they are damaged, hold code, or are not of this model.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = create_model("connectome")
+    >>> model.embed(torch.rand(2, 5, 30)).shape
+    torch.Size([2, 10])
+    """
+    card = read_card(name)
+    module = _build(card, config, weights)
+    return module.to(device).eval()
+
+
+def _build(
+    card: Card, config: Mapping[str, Any] | None, weights: Path | str | Mapping[str, Tensor] | None
+) -> nn.Module:
+    if card.architecture == "connectome":
+        from neurostorm_app.models import connectome
+
+        return connectome.build()
+    import torch
+
+    from neurostorm_app.models import autoencoder, neurostorm
+
+    builders = {"neurostorm": neurostorm.build, "neurostorm-mae": autoencoder.build}
+    checkpoint = _read(card, weights)
+    settings = config or checkpoint.config or card.config
+    _check_agreement(checkpoint, settings)
+    with torch.random.fork_rng(devices=[]):  # first values are drawn, and all are replaced
+        return builders[card.architecture](settings, checkpoint)
+
+
+def _read(card: Card, weights: Path | str | Mapping[str, Tensor] | None) -> Checkpoint:
+    from neurostorm_app.models.weights import Checkpoint, find_weights, read_checkpoint
+
+    if weights is None or isinstance(weights, (str, Path)):
+        path = find_weights(card, given=Path(weights) if weights else None)
+        return read_checkpoint(path, sha256=card.sha256)
+    return Checkpoint(source="the given tensors", state=weights)
+
+
+def _check_agreement(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    """Refuse a configuration that shapes another network than the file says it holds."""
+    from neurostorm_app.models.neurostorm_files import Config
+
+    if checkpoint.config is None:
+        return
+    stored, given = Config.of(checkpoint.config), Config.of(settings)
+    if differing := stored.differing(given):
+        raise WrongWeightsError(
+            f"{checkpoint.source}: the given configuration differs from the one stored with the "
+            f"weights in {differing}",
+            fix="leave out the configuration: the file brings its own",
+        )

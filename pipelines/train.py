@@ -1,0 +1,288 @@
+"""Train the demo weights: a small masked autoencoder on phantoms, from a seed.
+
+The phantoms' signals are rendered straight onto the grid of the model's contract and scaled by
+the function that embedding uses. The command is ``neurostorm-tools train neurostorm-demo``; one
+seed and one number of threads make one file, byte by byte.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from neurostorm_app.errors import UsageError
+from neurostorm_app.models import read_card
+from neurostorm_app.models.autoencoder import NeuroStormMae
+from neurostorm_app.models.card import VolumeContract
+from neurostorm_app.models.neurostorm_files import Config
+from neurostorm_app.pipelines.grid import Grid
+from neurostorm_app.pipelines.normalize import normalize_volume
+from neurostorm_app.pipelines.phantom import standard_series
+from neurostorm_app.pipelines.templates import between
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from neurostorm_app.models.card import Card
+
+__all__ = ["Phantoms", "Training", "score_matching", "train_demo"]
+
+logger = logging.getLogger(__name__)
+
+PHANTOM_SPACE = "MNI152NLin2009aSym"
+WINDOWS = 3
+"""Windows in a run of training and of scoring."""
+
+HELD_OUT = 10
+"""Participants that training never sees; their numbers follow those of training."""
+
+PEAK_RATE, WARM_UP, WEIGHT_DECAY, MAX_GRADIENT = 6e-3, 0.05, 0.05, 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What came out of a training; all losses are of participants that it never saw.
+
+    Parameters
+    ----------
+    steps, batch, seed : int
+        As asked for.
+    participants, runs : int
+        Trained on, per participant.
+    loss : float
+        Mean squared error over hidden voxels, in variances of the brain's signal.
+    loss_untrained : float
+        Of the same network before the first step.
+    loss_constant : float
+        Of the best single value for all voxels.
+    loss_mean_volume : float
+        Of the best single volume: the mean volume of the training's runs.
+    matched, matched_untrained : float
+        Share of runs whose nearest run, by the cosine of their embeddings, is of the same
+        participant; of the weights, and of the network before the first step.
+    matched_by_chance : float
+        What guessing gives.
+    """
+
+    steps: int
+    batch: int
+    seed: int
+    participants: int
+    runs: int
+    loss: float
+    loss_untrained: float
+    loss_constant: float
+    loss_mean_volume: float
+    matched: float
+    matched_untrained: float
+    matched_by_chance: float
+
+
+class Phantoms:
+    """Runs of phantoms on the grid of a contract, scaled.
+
+    Parameters
+    ----------
+    card : Card
+        Of a model that takes volumes.
+    seed : int
+        The phantoms' own.
+    """
+
+    def __init__(self, card: Card, seed: int) -> None:
+        contract = card.contract
+        if not isinstance(contract, VolumeContract):
+            raise UsageError(
+                f"{card.name} takes no volumes, so phantoms cannot train it",
+                fix="train neurostorm-demo",
+            )
+        self.contract, self.seed = contract, seed
+        world = Grid.from_rows(contract.grid.shape, contract.grid.affine).world()
+        self.points = between(contract.space, PHANTOM_SPACE)(world)
+
+    def run(self, participant: int, run: int) -> NDArray[np.float32]:
+        """Render a run: (X, Y, Z, T), no unit."""
+        series, mask = standard_series(
+            participant,
+            run,
+            seed=self.seed,
+            grid=self.points,
+            n_volumes=WINDOWS * self.contract.window,
+            tr=self.contract.tr,
+        )
+        return normalize_volume(series, mask, self.contract)[0]
+
+    def windows(self, participant: int, run: int) -> Tensor:
+        """Cut a run into its windows: (N, 1, X, Y, Z, L)."""
+        parts = np.split(self.run(participant, run), WINDOWS, axis=-1)
+        return torch.from_numpy(np.stack(parts)[:, None])
+
+
+def train_demo(
+    out: Path,
+    *,
+    participants: int = 40,
+    runs: int = 2,
+    steps: int = 700,
+    seed: int = 1,
+    batch: int = 1,
+) -> Training:
+    """Train ``neurostorm-demo`` and write its weights.
+
+    Parameters
+    ----------
+    out : Path
+        The safetensors file to write; its configuration and the report are inside.
+    participants, runs : int
+        Phantoms to train on, and runs of each.
+    steps : int
+        Steps of the optimiser.
+    seed : int
+        Of the phantoms, the first weights, the order and the masks.
+    batch : int
+        Windows a step.
+
+    Returns
+    -------
+    Training
+        How good it is, and how good simpler things are.
+    """
+    card = read_card("neurostorm-demo")
+    phantoms = Phantoms(card, seed)
+    model, untrained = _build_twins(Config.of(card.config), seed)
+    people = range(1, participants + 1)
+    held_out = range(participants + 1, participants + 1 + HELD_OUT)
+    known = [phantoms.windows(p, 1).mean(dim=(0, -1)) for p in people]
+    mean_volume = torch.stack(known).mean(dim=0)[..., None]  # (1, X, Y, Z, 1)
+    nn.init.constant_(model.decoder_pred.bias, float(mean_volume.mean()))
+    _fit(model, _batches(phantoms, people, runs=runs, batch=batch), steps=steps, seed=seed)
+    report = Training(
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        participants=participants,
+        runs=runs,
+        matched=score_matching(model, phantoms, held_out),
+        matched_untrained=score_matching(untrained, phantoms, held_out),
+        matched_by_chance=1 / (2 * HELD_OUT - 1),
+        **_losses([model, untrained], phantoms, mean_volume, held_out),
+    )
+    logger.info("trained: %s", report)
+    content = json.dumps({**card.config, "training": asdict(report)})
+    save_file(model.state_dict(), out, metadata={"config": content})
+    return report
+
+
+def score_matching(model: NeuroStormMae, phantoms: Phantoms, people: Sequence[int]) -> float:
+    """Tell how often the nearest run is the other run of the same participant.
+
+    Parameters
+    ----------
+    model : NeuroStormMae
+        Whatever embeds.
+    phantoms : Phantoms
+        Where the runs come from; two of each participant.
+    people : sequence of int
+        Numbers of the participants.
+
+    Returns
+    -------
+    float
+        Share of runs, by the cosine of the mean embeddings of their windows.
+    """
+    keys = [(p, r) for p in people for r in (1, 2)]
+    with torch.no_grad():
+        runs = torch.stack([model.embed(phantoms.windows(p, r)).mean(dim=0) for p, r in keys])
+    nearest = _cosine(runs).fill_diagonal_(-torch.inf).argmax(dim=1).tolist()
+    return float(np.mean([keys[i][0] == keys[j][0] for i, j in enumerate(nearest)]))
+
+
+def _cosine(vectors: Tensor) -> Tensor:
+    unit = nn.functional.normalize(vectors.double(), dim=1)
+    return unit @ unit.T
+
+
+def _build_twins(config: Config, seed: int) -> tuple[NeuroStormMae, NeuroStormMae]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, twin = NeuroStormMae(config), NeuroStormMae(config)
+    twin.load_state_dict(model.state_dict())
+    return model, twin.eval()
+
+
+def _batches(
+    phantoms: Phantoms, people: Sequence[int], *, runs: int, batch: int
+) -> Iterator[Tensor]:
+    """Yield (B, 1, X, Y, Z, L), each of different runs, without end."""
+    rng = np.random.default_rng(phantoms.seed)
+    keys = [(p, r) for p in people for r in range(1, runs + 1)]
+    while True:
+        order = rng.permutation(len(keys))
+        for first in range(0, len(keys) - batch + 1, batch):
+            chosen = [keys[i] for i in order[first : first + batch]]
+            together = torch.stack([phantoms.windows(*key) for key in chosen])
+            yield from together.unbind(dim=1)
+
+
+def _fit(model: NeuroStormMae, batches: Iterator[Tensor], *, steps: int, seed: int) -> None:
+    """Train by AdamW with a warm-up and a cosine to zero."""
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
+    warm = max(1, round(WARM_UP * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda i: min((i + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * i / steps)),
+    )
+    model.train()
+    started, smooth = time.monotonic(), 0.0
+    for step in range(1, steps + 1):
+        x = next(batches)
+        loss = model.reconstruct(x, model.draw_mask(x, generator=generator)).loss
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
+        optimiser.step()
+        schedule.step()
+        smooth += (loss.item() - smooth) / min(step, 20)
+        if step % 20 == 0 or step == steps:
+            seconds = time.monotonic() - started
+            logger.info("step %d of %d: loss %.4f, %.0f s", step, steps, smooth, seconds)
+    model.eval()
+
+
+def _losses(
+    models: Sequence[NeuroStormMae],
+    phantoms: Phantoms,
+    mean_volume: Tensor,
+    people: Sequence[int],
+) -> dict[str, float]:
+    """Mean squared errors over the same hidden voxels of participants that were held out."""
+    generator = torch.Generator().manual_seed(phantoms.seed)
+    trained, untrained = models
+    errors: dict[str, list[float]] = {}
+    for person in people:
+        x = phantoms.windows(person, 1)
+        mask = trained.draw_mask(x, generator=generator)
+        with torch.no_grad():
+            made = {
+                "loss": trained.reconstruct(x, mask).loss,
+                "loss_untrained": untrained.reconstruct(x, mask).loss,
+                "loss_constant": trained.error(mean_volume.mean().expand_as(x), x, mask),
+                "loss_mean_volume": trained.error(mean_volume.expand_as(x), x, mask),
+            }
+        for name, value in made.items():
+            errors.setdefault(name, []).append(value.item())
+    return {name: float(np.mean(values)) for name, values in errors.items()}
