@@ -1,0 +1,195 @@
+"""Scale a series as its card says: one mean and one standard deviation over brain and time.
+
+All statistics are gathered in one pass over a stream of volumes, in float64, so that a run of
+any length takes the memory of one volume.
+
+The rule is that of NeuroSTORM's ``datasets/preprocessing_volume.py`` (commit ``a8dc38f``): voxels
+outside the mask or exactly 0 are background; negative values become 0; the foreground of all
+volumes together gets mean 0 and (unbiased) standard deviation 1; background gets the minimum of
+the scaled foreground. One thing differs: a series that was demeaned would lose half of its values
+to that clamp, and is refused instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neurostorm_app.errors import ContractError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from neurostorm_app.models.card import VolumeContract
+
+__all__ = ["MAX_NEGATIVES", "Scale", "apply_scale", "measure_scale", "normalize_volume"]
+
+MAX_NEGATIVES = 0.05
+"""Largest share of negative brain voxels that passes as ringing of an interpolation.
+
+BOLD is a magnitude: it has no negative values. A cubic B-spline undershoots beside bright edges.
+Of a real run brought to 2 mm, 0.002 % of the brain became negative; 3.4 % where the run was
+masked before it was interpolated and the mask keeps every voxel that some brain reached. A series
+that was demeaned, denoised without its mean or z-scored has about one half.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What a global z-score needs to know, and what was found on the way.
+
+    Parameters
+    ----------
+    mean, sd : float
+        Of the foreground after negative values became 0, in the unit of the series.
+    lowest : float
+        Smallest value of the foreground, in the unit of the series.
+    negatives : float
+        Share of foreground values that were below 0.
+    n_values : int
+        Voxels x volumes in the foreground.
+    """
+
+    mean: float
+    sd: float
+    lowest: float
+    negatives: float
+    n_values: int
+
+    @property
+    def background(self) -> float:
+        """Value outside the brain after scaling: the minimum inside."""
+        return (self.lowest - self.mean) / self.sd
+
+
+def normalize_volume(
+    series: NDArray[np.floating], mask: NDArray[np.bool_], contract: VolumeContract
+) -> tuple[NDArray[np.float32], Scale]:
+    """Scale a whole series that is in memory.
+
+    Parameters
+    ----------
+    series : ndarray, shape (X, Y, Z, T)
+        On the contract's grid, at its repetition time.
+    mask : ndarray, shape (X, Y, Z), bool
+        True is brain.
+    contract : VolumeContract
+        Says which scaling; there is one so far, ``global-zscore`` with ``minimum`` background.
+
+    Returns
+    -------
+    scaled : ndarray, shape (X, Y, Z, T), float32
+        No unit; background is the minimum of the foreground.
+    scale : Scale
+        Mean, standard deviation and share of negative values.
+
+    Raises
+    ------
+    ContractError
+        If more than ``MAX_NEGATIVES`` of the brain is negative.
+    DataError
+        If the brain has no signal at all.
+    """
+    if (contract.scaling, contract.background) != ("global-zscore", "minimum"):
+        raise ContractError(
+            f"the scaling {contract.scaling!r} with background {contract.background!r} is not "
+            "known",
+            fix="use global-zscore and minimum in the card",
+        )
+    volumes = np.moveaxis(series, -1, 0)
+    scale = measure_scale(volumes, mask)
+    scaled = np.stack([apply_scale(volume, mask, scale) for volume in volumes], axis=-1)
+    return scaled, scale
+
+
+def measure_scale(volumes: Iterable[NDArray[np.floating]], mask: NDArray[np.bool_]) -> Scale:
+    """Gather mean and standard deviation of the foreground in one pass.
+
+    Parameters
+    ----------
+    volumes : iterable of ndarray, shape (X, Y, Z)
+        All volumes of the run; consumed once.
+    mask : ndarray, shape (X, Y, Z), bool
+        True is brain.
+
+    Returns
+    -------
+    Scale
+        For `apply_scale`.
+
+    Raises
+    ------
+    ContractError
+        If more than ``MAX_NEGATIVES`` of the brain is negative.
+    DataError
+        If the brain has no signal, or the same value everywhere.
+
+    References
+    ----------
+    Chan, Golub, LeVeque (1983), The American Statistician 37, equation 2.1, for the merging of
+    means and sums of squares.
+    """
+    n, n_negative, mean, squares, lowest = 0, 0, 0.0, 0.0, np.inf
+    for volume in volumes:
+        inside = volume[mask].astype(np.float64)
+        inside = inside[inside != 0]
+        if not inside.size:
+            continue
+        n_negative += int(np.count_nonzero(inside < 0))
+        np.maximum(inside, 0, out=inside)
+        here = float(inside.mean())
+        delta, total = here - mean, n + inside.size
+        squares += float(np.square(inside - here).sum()) + delta**2 * n * inside.size / total
+        mean, n = mean + delta * inside.size / total, total
+        lowest = min(lowest, float(inside.min()))
+    _check_positive(n_negative, n)
+    sd = float(np.sqrt(squares / (n - 1))) if n > 1 else 0.0
+    if not sd > 1e-6 * abs(mean):
+        raise DataError(
+            f"the brain holds {n} values that are not 0, with standard deviation {sd:g}: "
+            "there is nothing to scale",
+            fix="check that the mask lies on the series, and that the series is not empty",
+        )
+    return Scale(mean=mean, sd=sd, lowest=lowest, negatives=n_negative / n, n_values=n)
+
+
+def apply_scale(
+    volume: NDArray[np.floating], mask: NDArray[np.bool_], scale: Scale
+) -> NDArray[np.float32]:
+    """Scale one volume.
+
+    Parameters
+    ----------
+    volume : ndarray, shape (X, Y, Z)
+        In the unit that `scale` was measured in.
+    mask : ndarray, shape (X, Y, Z), bool
+        True is brain.
+    scale : Scale
+        Of the whole run.
+
+    Returns
+    -------
+    ndarray, shape (X, Y, Z), float32
+        No unit.
+    """
+    foreground = mask & (volume != 0)
+    scaled = np.full(volume.shape, scale.background, dtype=np.float32)
+    inside = np.maximum(volume[foreground].astype(np.float64), 0)
+    scaled[foreground] = (inside - scale.mean) / scale.sd
+    return scaled
+
+
+def _check_positive(n_negative: int, n: int) -> None:
+    if n_negative <= MAX_NEGATIVES * n:
+        return
+    raise ContractError(
+        f"{n_negative / n:.1%} of the brain's values are negative; BOLD has none "
+        f"(up to {MAX_NEGATIVES:.0%} pass as ringing): the series was demeaned, denoised or "
+        "z-scored",
+        fix="give the preprocessed series with its mean (fMRIPrep's desc-preproc_bold), "
+        "not residuals or z-scores",
+    )
