@@ -1,0 +1,66 @@
+# Everything runs in .venv, which these targets make themselves.
+# PYTHON   the interpreter to build it from (3.11 or newer)
+# PIP_ARGS extra arguments for pip, such as an index with CPU-only wheels of torch
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: install demo test check test-slow bench docs lock clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
+	@echo "==> making .venv (two to five minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock -e '.[dev]'
+	@touch $@
+
+demo: install
+	@echo "==> a phantom dataset: 2 participants, 2 runs each, true motion and warps beside it"
+	rm -rf $(DEMO)
+	$(BIN)/neurostorm-tools phantom $(DEMO)/bids --participants 2 --runs 2 --volumes 60 --seed 1
+	@echo "==> participant level: preprocessing, embeddings, one report a participant"
+	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out participant --models connectome neurostorm-demo
+	@echo "==> group level: table, index, report"
+	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out group
+	@echo "==> nearest runs to the first one"
+	$(BIN)/neurostorm-tools query $(DEMO)/out --like sub-01_task-rest_run-1 -k 3
+	@echo
+	@echo "Subject report: $(CURDIR)/$(DEMO)/out/sub-01.html"
+	@echo "Group report:   $(CURDIR)/$(DEMO)/out/group.html"
+
+test: install check
+	@echo "==> tests"
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+	@echo "==> doctests"
+	$(BIN)/python -m pytest --doctest-modules --pyargs neurostorm_app -p no:cacheprovider
+	@echo "==> the wheel, away from the checkout"
+	scripts/check-wheel.sh $(BIN)/python
+
+check: install
+	@echo "==> style, types, contracts between the layers, docstrings"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python -m numpydoc.cli lint $$(git ls-files 'bids_app/*.py' 'pipelines/*.py' 'models/*.py' 'src/neurostorm_app/*.py')
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow -s --timeout 3600
+
+bench: install
+	for b in benchmarks/bench_*.py; do $(BIN)/python $$b; done
+
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
+lock:
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -e '^pip==' -e '^setuptools==' | sed 's/+cpu//' > requirements.lock
+
+clean:
+	rm -rf .venv build dist site $(DEMO)

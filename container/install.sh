@@ -1,0 +1,21 @@
+#!/bin/sh
+# install.sh SOURCE PREFIX: build the wheel from SOURCE and install it, with the exact versions
+# of the lock file, into a virtual environment at PREFIX. The Dockerfile and the Apptainer
+# definition both call this, so that the two images hold the same thing.
+set -eu
+source=$1
+prefix=$2
+
+python3 -m venv "$prefix"
+"$prefix/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir \
+    -c "$source/requirements.lock" 'setuptools>=77' wheel
+"$prefix/bin/pip" wheel --quiet --disable-pip-version-check --no-cache-dir --no-deps \
+    --no-build-isolation --wheel-dir "$source/dist" "$source"
+# shellcheck disable=SC2086  # PIP_ARGS is a list of arguments
+"$prefix/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir ${PIP_ARGS:-} \
+    -c "$source/requirements.lock" "$source"/dist/*.whl
+"$prefix/bin/pip" uninstall --quiet --yes wheel
+"$prefix/bin/neurostorm-app" --version > /version
+# Tests of our dependencies are a tenth of the image and nothing uses them.
+find "$prefix" -type d -name tests -path '*/site-packages/*' \
+    -not -path '*/numpy/*' -not -path '*/sklearn/*' -not -path '*/torch/*' -prune -exec rm -rf {} +
