@@ -1,0 +1,202 @@
+"""The page of the group: from the output tree to ``group.html``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import numpy as np
+
+from neurostorm_app.bids_app.outputs import PRIVACY
+from neurostorm_app.bids_app.report.colouring import Colouring, colourings
+from neurostorm_app.bids_app.report.history import read_history
+from neurostorm_app.bids_app.report.neighbours import Cohort, Neighbour, read_cohorts
+from neurostorm_app.bids_app.report.panels import Notice, Panel, attempt, chart
+from neurostorm_app.bids_app.report.reading import Table, read_json, read_table
+from neurostorm_app.bids_app.report.records import RunRecord, read_records
+from neurostorm_app.bids_app.report.render import render_page
+from neurostorm_app.bids_app.report.strips import Dot, distributions
+from neurostorm_app.bids_app.report.verdict import LIMITS, Level
+from neurostorm_app.pipelines.figures import cohort_figure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["write_group_page"]
+
+MAP_SIZE, MAP_MARGIN = 460, 24
+_FEW = 5
+"""Fewer runs than this have no correlation worth showing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CohortSection:
+    """One model on the group page."""
+
+    label: str
+    demo: bool
+    dots: list[Dot]
+    paths: list[list[tuple[float, float]]]
+    size: tuple[float, float]
+    explained: tuple[float, float]
+    heat: Panel
+    nearest: list[tuple[RunRecord, Neighbour]]
+    found: tuple[int, int]
+    motion: float | None
+    colourings: list[Colouring]
+
+
+def write_group_page(output_dir: Path) -> Path:
+    """Write the page of the group.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The output tree; only it is read, and ``participants.tsv`` of the raw dataset if the
+        description links to it.
+
+    Returns
+    -------
+    Path
+        ``group.html`` in the output folder.
+    """
+    notices: list[Notice] = []
+    records = [
+        record
+        for participant in _participants(output_dir)
+        for record in attempt(
+            notices,
+            lambda who=participant: read_records(output_dir, who, notices),  # type: ignore[misc]
+        )
+        or []
+    ]
+    cohorts = attempt(notices, lambda: read_cohorts(output_dir)) or {}
+    people = attempt(notices, lambda: _read_people(output_dir)) or {}
+    sections = [_section(cohort, records, people) for cohort in cohorts.values()]
+    levels = Counter(record.verdict.level for record in records)
+    context = {
+        "title": "Group",
+        "records": records,
+        "n_participants": len({record.participant for record in records}),
+        "levels": [(level, levels[level]) for level in reversed(Level) if levels[level]],
+        "attention": _attention(records),
+        "people": _columns(people),
+        "strips": distributions(records, LIMITS),
+        "sections": [section for section in sections if section is not None],
+        "demo": sorted({n for r in records for n, model in r.models.items() if model.demo}),
+        "labels": sorted({label for record in records for label in record.models}),
+        "failed": [record for record in records if record.errors],
+        "privacy": PRIVACY,
+        "history": read_history(output_dir),
+        "notices": notices,
+    }
+    return render_page("group.html", output_dir / "group.html", root=output_dir, context=context)
+
+
+def _participants(output_dir: Path) -> list[str]:
+    """List the participants by their folders and their runs' reports."""
+    names = [path.name for path in output_dir.glob("sub-*") if path.is_dir()]
+    names += [path.name for path in (output_dir / "logs").glob("sub-*_report.json")]
+    found = {match[1] for name in names if (match := re.match(r"sub-([0-9A-Za-z+]+)", name))}
+    return sorted(found)
+
+
+def _read_people(output_dir: Path) -> Table:
+    """Read ``participants.tsv`` of the output tree, or of the raw dataset that it links to."""
+    here = output_dir / "participants.tsv"
+    if here.is_file():
+        return read_table(here)
+    links = read_json(output_dir / "dataset_description.json").get("DatasetLinks", {})
+    raw = links.get("raw") if isinstance(links, dict) else None
+    return read_table(output_dir / unquote(raw) / "participants.tsv") if raw else {}
+
+
+def _columns(people: Table) -> dict[str, dict[str, str]]:
+    """Turn the table of participants into participant to column to cell."""
+    labels = [label.removeprefix("sub-") for label in people.get("participant_id", [])]
+    columns = [name for name in people if name != "participant_id"][:4]
+    return {label: {c: people[c][i] for c in columns} for i, label in enumerate(labels)}
+
+
+def _attention(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """List the runs that failed or should not be used."""
+    order = {Level.FAILED: 0, Level.BAD: 1}
+    chosen = [record for record in records if record.verdict.level in order]
+    return sorted(chosen, key=lambda record: (order[record.verdict.level], record.name))
+
+
+def _section(cohort: Cohort, records: Sequence[RunRecord], people: Table) -> CohortSection | None:
+    """Lay out one model: map, heat map, neighbours."""
+    known = {record.name: record for record in records}
+    kept = [i for i, name in enumerate(cohort.names) if name in known]
+    if len(kept) < 2:
+        return None
+    here = [known[cohort.names[i]] for i in kept]
+    places, explained = cohort.plane()
+    dots = _dots(places[kept], here)
+    nearest = [(record, cohort.nearest(record.name, 1)[0]) for record in here]
+    return CohortSection(
+        label=cohort.label,
+        demo=any(r.models[cohort.label].demo for r in here if cohort.label in r.models),
+        dots=dots,
+        paths=_paths(dots),
+        size=(MAP_SIZE, max(dot.y for dot in dots) + MAP_MARGIN),
+        explained=(float(explained[0]), float(explained[1])),
+        heat=chart(
+            f"heat-{cohort.label}",
+            cohort_figure(
+                cohort.similarity[np.ix_(kept, kept)],
+                [record.participant for record in here],
+                label=f"Similarity of all pairs of runs: {cohort.label}.",
+            ),
+            title="Similarity of runs",
+            caption="Bright blocks along the diagonal: runs of one participant are alike.",
+        ),
+        nearest=nearest,
+        found=cohort.found_first(),
+        motion=_follows_motion(places[kept, 0], here),
+        colourings=colourings(here, people),
+    )
+
+
+def _dots(places: NDArray[np.float64], records: Sequence[RunRecord]) -> list[Dot]:
+    """Scale the plane to the drawing, both axes alike."""
+    low, high = places.min(0), places.max(0)
+    width = max(float((high - low).max()), 1e-9)
+    scaled = (places - (low + high) / 2) / width * (MAP_SIZE - 2 * MAP_MARGIN) + MAP_SIZE / 2
+    return [
+        Dot(
+            x=float(x),
+            y=float(MAP_SIZE - y),
+            record=record,
+            text=f"sub-{record.participant}, {record.title}",
+        )
+        for (x, y), record in zip(scaled, records, strict=True)
+    ]
+
+
+def _paths(dots: Sequence[Dot]) -> list[list[tuple[float, float]]]:
+    """Join the runs of each participant."""
+    by_person: dict[str, list[tuple[float, float]]] = {}
+    for dot in dots:
+        by_person.setdefault(dot.record.participant, []).append((dot.x, dot.y))
+    return [points for points in by_person.values() if len(points) > 1]
+
+
+def _follows_motion(scores: NDArray[np.float64], records: Sequence[RunRecord]) -> float | None:
+    """Correlate the first component with motion; None with few runs or without motion."""
+    pairs: Mapping[int, float] = {
+        i: r.measures.mean_fd for i, r in enumerate(records) if r.measures.mean_fd is not None
+    }
+    if len(pairs) < _FEW:
+        return None
+    motion, kept = np.array(list(pairs.values())), scores[list(pairs)]
+    if motion.std() == 0 or kept.std() == 0:
+        return None
+    return float(np.corrcoef(motion, kept)[0, 1])

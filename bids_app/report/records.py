@@ -1,0 +1,121 @@
+"""Numbers and verdicts of runs as a small file, so that the group page need not read images.
+
+``logs/sub-<label>_measures.json`` is written with the page of a participant. Where it is not
+there, the group page takes what the tables say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from neurostorm_app.bids_app.derivatives import write_json
+from neurostorm_app.bids_app.report.embeddings import conformance, is_demo
+from neurostorm_app.bids_app.report.measuring import gather, measure
+from neurostorm_app.bids_app.report.panels import Notice, anchor
+from neurostorm_app.bids_app.report.reading import read_json
+from neurostorm_app.bids_app.report.tree import RunFiles, read_participant
+from neurostorm_app.bids_app.report.verdict import Level, Measures, Reason, Verdict, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = [
+    "ModelRecord",
+    "RunRecord",
+    "contracts_of",
+    "make_record",
+    "read_records",
+    "write_records",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecord:
+    """How one model took a run."""
+
+    met: bool | None
+    distance: float | None
+    demo: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run as the group page shows it."""
+
+    name: str
+    participant: str
+    title: str
+    status: str
+    measures: Measures
+    verdict: Verdict
+    models: dict[str, ModelRecord] = field(default_factory=dict)
+    errors: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def link(self) -> str:
+        """Address of the run in the page of its participant."""
+        return f"sub-{self.participant}.html#run-{anchor(self.name)}"
+
+
+def make_record(run: RunFiles, measures: Measures, verdict: Verdict) -> RunRecord:
+    """Make the record of a run from its files, numbers and verdict."""
+    errors = run.report.get("errors") or [run.report.get("error")]
+    return RunRecord(
+        name=run.name,
+        participant=run.entities["sub"],
+        title=run.title,
+        status=str(run.report.get("status", "not recorded")),
+        measures=measures,
+        verdict=verdict,
+        models={
+            label: ModelRecord(
+                met=conformance(files.sidecar).get("met"),
+                distance=conformance(files.sidecar).get("distance"),
+                demo=is_demo(files.sidecar),
+            )
+            for label, files in run.embeddings.items()
+        },
+        errors=tuple(error for error in errors if isinstance(error, dict)),
+    )
+
+
+def _path(output_dir: Path, participant: str) -> Path:
+    return output_dir / "logs" / f"sub-{participant}_measures.json"
+
+
+def write_records(output_dir: Path, participant: str, records: Iterable[RunRecord]) -> None:
+    """Write the records of a participant's runs."""
+    content = {record.name: asdict(record) for record in records}
+    write_json(_path(output_dir, participant), content, root=output_dir)
+
+
+def read_records(output_dir: Path, participant: str, notices: list[Notice]) -> list[RunRecord]:
+    """Read the records of a participant's runs; those without one are made from tables alone."""
+    found = read_participant(output_dir, participant)
+    notices += [Notice(what=problem.what, fix=problem.fix) for problem in found.problems]
+    stored = read_json(_path(output_dir, participant))
+    records = []
+    for run in found.runs:
+        if run.name in stored:
+            measures, verdict = _restore(stored[run.name])
+        else:
+            measures = measure(gather(run, None, notices, images=False), notices, images=False)
+            verdict = judge(measures, qc={**found.qc, **run.qc}, contracts=contracts_of(run))
+        records.append(make_record(run, measures, verdict))
+    return records
+
+
+def contracts_of(run: RunFiles) -> dict[str, dict[str, Any]]:
+    """Take how far a run met the contract of each model."""
+    return {label: conformance(files.sidecar) for label, files in run.embeddings.items()}
+
+
+def _restore(content: dict[str, Any]) -> tuple[Measures, Verdict]:
+    verdict = content["verdict"]
+    reasons = tuple(
+        Reason(level=Level(reason["level"]), topic=reason["topic"], text=reason["text"])
+        for reason in verdict["reasons"]
+    )
+    return Measures(**content["measures"]), Verdict(level=Level(verdict["level"]), reasons=reasons)

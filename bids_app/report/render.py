@@ -1,0 +1,108 @@
+"""From what a page shows to the page: templates, filters, and the file written at once.
+
+Everything that comes from a file is escaped; only the drawings of this app are taken as they
+are. A page loads nothing: style, script and pictures are inside, and its policy forbids more.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurostorm_app.bids_app.derivatives import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from jinja2 import Environment
+
+__all__ = ["render_page"]
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render_page(template: str, path: Path, *, root: Path, context: Mapping[str, Any]) -> Path:
+    """Fill a template and write the page.
+
+    Parameters
+    ----------
+    template : str
+        File name of the template.
+    path : Path
+        Where the page goes.
+    root : Path
+        The output folder.
+    context : mapping
+        What the template shows.
+    """
+    from importlib.metadata import version
+
+    page = (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            app_version=version("neurostorm-app"),
+            css=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
+            script=(_TEMPLATES / "script.js").read_text(encoding="utf-8"),
+        )
+    )
+    write_text(path, page, root=root)
+    return path
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = _duration
+    environment.filters["size"] = _size
+    environment.filters["moment"] = _moment
+    environment.filters["position"] = _position
+    environment.filters["sentence"] = _sentence
+    return environment
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "not recorded"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    )
+
+
+def _size(n_bytes: float | None) -> str:
+    if n_bytes is None:
+        return "not recorded"
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def _moment(text: str) -> str:
+    """Shorten a moment to what a reader needs; text that is none stays as it is."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC)
+    return f"{moment:%Y-%m-%d %H:%M}" + (" UTC" if moment.tzinfo else "")
+
+
+def _sentence(text: str) -> str:
+    """End a text with one full stop."""
+    return f"{str(text).rstrip('. ')}."
+
+
+def _position(value: float, full: float) -> str:
+    """Place a value on a scale from 0 to `full`, in percent."""
+    return f"{100 * min(max(value / full, 0.0), 1.0):.1f}%"

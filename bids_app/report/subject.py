@@ -1,0 +1,115 @@
+"""The page of one participant: from the output tree to ``sub-<label>.html``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from neurostorm_app.bids_app.report.anatomical import build_anatomy
+from neurostorm_app.bids_app.report.embeddings import build_models, is_demo
+from neurostorm_app.bids_app.report.functional import FunctionalSection, build_functional
+from neurostorm_app.bids_app.report.history import read_history
+from neurostorm_app.bids_app.report.meters import Meter, meters_of
+from neurostorm_app.bids_app.report.neighbours import read_cohorts
+from neurostorm_app.bids_app.report.panels import Notice, attempt, flatten
+from neurostorm_app.bids_app.report.reading import read_json
+from neurostorm_app.bids_app.report.records import contracts_of, make_record, write_records
+from neurostorm_app.bids_app.report.render import render_page
+from neurostorm_app.bids_app.report.tree import Participant, RunFiles, read_participant
+from neurostorm_app.bids_app.report.verdict import Level, Verdict, judge, overall
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["write_subject_page"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCard:
+    """A run on the first screen of the page; models say whether they are demonstrations."""
+
+    section: FunctionalSection
+    verdict: Verdict
+    meters: list[Meter]
+    models: dict[str, bool]
+
+
+def write_subject_page(output_dir: Path, participant: str) -> Path:
+    """Write the page of a participant.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The output tree; only it is read, and series that its sidecars point to.
+    participant : str
+        Label without ``sub-``.
+
+    Returns
+    -------
+    Path
+        ``sub-<label>.html`` in the output folder.
+    """
+    found = read_participant(output_dir, participant)
+    notices = [Notice(what=problem.what, fix=problem.fix) for problem in found.problems]
+    cohorts = attempt(notices, lambda: read_cohorts(output_dir)) or {}
+    cards = [_card(run, found) for run in found.runs]
+    records = [make_record(c.section.run, c.section.measures, c.verdict) for c in cards]
+    write_records(output_dir, participant, records)
+    models = build_models(found.runs, cohorts)
+    level = overall([card.verdict.level for card in cards])
+    dataset = attempt(notices, lambda: read_json(output_dir / "dataset_description.json")) or {}
+    context = {
+        "title": f"sub-{participant}",
+        "participant": found,
+        "dataset": str(dataset.get("Name", "")),
+        "level": level,
+        "answer": _answer(cards),
+        "cards": cards,
+        "anatomy": [build_anatomy(anatomy) for anatomy in found.anatomy],
+        "anatomy_records": flatten(found.qc),
+        "models": models,
+        "demo": [model.name for model in models if model.demo],
+        "history": read_history(output_dir, participant),
+        "methods": found.methods,
+        "failures": [card.section.run for card in cards if card.section.measures.error],
+        "notices": notices,
+        "has_group": (output_dir / "group.html").is_file(),
+    }
+    path = output_dir / f"sub-{participant}.html"
+    return render_page("subject.html", path, root=output_dir, context=context)
+
+
+def _card(run: RunFiles, found: Participant) -> RunCard:
+    """Measure, draw and judge one run."""
+    anatomy = next((a for a in found.anatomy if a.space == run.space), None)
+    section = build_functional(run, anatomy)
+    verdict = judge(
+        section.measures,
+        qc={**found.qc, **run.qc},
+        contracts=contracts_of(run),
+    )
+    return RunCard(
+        section=section,
+        verdict=verdict,
+        meters=meters_of(section.measures),
+        models={label: is_demo(files.sidecar) for label, files in run.embeddings.items()},
+    )
+
+
+def _answer(cards: list[RunCard]) -> str:
+    """Answer the question at the top of the page in one sentence."""
+    if not cards:
+        return "There is no run of this participant in the output folder."
+    counts = Counter(card.verdict.level for card in cards)
+    words = {
+        Level.GOOD: ("looks sound", "look sound"),
+        Level.UNKNOWN: ("cannot be judged fully", "cannot be judged fully"),
+        Level.CHECK: ("needs a look", "need a look"),
+        Level.BAD: ("should not be used as it is", "should not be used as they are"),
+        Level.FAILED: ("did not finish", "did not finish"),
+    }
+    if len(cards) == 1:
+        return f"The run {words[cards[0].verdict.level][0]}."
+    parts = [f"{n} {words[level][n > 1]}" for level in Level if (n := counts[level])]
+    return f"Of {len(cards)} runs, " + ", ".join(parts) + "."

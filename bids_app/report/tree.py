@@ -1,0 +1,299 @@
+"""What the output tree holds of a participant: names are parsed here and nowhere else.
+
+Only the output tree is read, and what its sidecars point to with ``Sources``. Pieces that are
+missing are None or empty: a run from existing derivatives has no anatomy of ours, a failed run
+has a report and little else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from neurostorm_app.bids_app.report.reading import read_json
+from neurostorm_app.errors import AppError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["Anatomy", "EmbeddingFiles", "Participant", "RunFiles", "read_participant"]
+
+_SOURCE_ENTITIES = ("sub", "ses", "task", "acq", "ce", "rec", "dir", "run", "echo", "part")
+_PREFERRED_SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """Anatomical images in one standard space; each None if it is not there."""
+
+    space: str
+    res: str | None
+    t1w: Path | None
+    mask: Path | None
+    dseg: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingFiles:
+    """What one model gave for one run."""
+
+    label: str
+    windows: Path | None = None
+    pooled: Path | None = None
+    sidecar: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class RunFiles:
+    """One run: its files, and the small ones' content.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``sub-01_task-rest_run-1``.
+    entities : dict
+        BIDS entities of the name.
+    space, res : str or None
+        Standard space of the series.
+    bold, mask, boldref, confounds : Path or None
+        Images in that space, and the table of confounds.
+    elsewhere : str or None
+        BIDS address of the series if it lies in another derivative.
+    sidecar, qc, report : dict
+        Content of the series' sidecar and of the run's files under ``logs``.
+    embeddings : dict
+        Label of a model to its files.
+    """
+
+    name: str
+    entities: dict[str, str]
+    space: str | None = None
+    res: str | None = None
+    bold: Path | None = None
+    mask: Path | None = None
+    boldref: Path | None = None
+    confounds: Path | None = None
+    elsewhere: str | None = None
+    sidecar: dict[str, Any] = field(default_factory=dict)
+    qc: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
+    embeddings: dict[str, EmbeddingFiles] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The run in words, such as ``task rest, run 1``."""
+        shown = [f"{k} {v}" for k, v in self.entities.items() if k != "sub"]
+        return ", ".join(shown) or self.name
+
+
+@dataclass(kw_only=True)
+class Participant:
+    """All that the tree holds of one participant.
+
+    Parameters
+    ----------
+    label : str
+        Without ``sub-``.
+    anatomy : list of Anatomy
+        One for each standard space.
+    runs : list of RunFiles
+        In the order of their names.
+    qc : dict
+        Quality of the anatomical part.
+    methods : str
+        Methods paragraph in Markdown; empty if there is none.
+    problems : list of AppError
+        Damaged small files, found while reading.
+    """
+
+    label: str
+    anatomy: list[Anatomy]
+    runs: list[RunFiles]
+    qc: dict[str, Any]
+    methods: str
+    problems: list[AppError]
+
+
+def read_participant(output_dir: Path, participant: str) -> Participant:
+    """Find all that the output tree holds of a participant.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The output tree.
+    participant : str
+        Label without ``sub-``.
+    """
+    problems: list[AppError] = []
+    folder = output_dir / f"sub-{participant}"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    functional = [path for path in files if path.parent.name == "func"]
+    logs = sorted((output_dir / "logs").glob(f"sub-{participant}_*_report.json"))
+    names = {_source_name(path.name) for path in functional}
+    names |= {path.name.removesuffix("_report.json") for path in logs}
+    links = _Reader(problems).json(output_dir / "dataset_description.json").get("DatasetLinks", {})
+    runs = [
+        _read_run(name, functional, output_dir=output_dir, links=links, problems=problems)
+        for name in sorted(names)
+    ]
+    methods = output_dir / "logs" / f"sub-{participant}_methods.md"
+    return Participant(
+        label=participant,
+        anatomy=_read_anatomy(_anatomical_files(files, runs)),
+        runs=runs,
+        qc=_Reader(problems).json(output_dir / "logs" / f"sub-{participant}_qc.json"),
+        methods=methods.read_text(encoding="utf-8") if methods.is_file() else "",
+        problems=problems,
+    )
+
+
+def _anatomical_files(files: list[Path], runs: list[RunFiles]) -> list[Path]:
+    """List the anatomical files of the tree or, without any, those beside a derivative's runs."""
+    here = [path for path in files if path.parent.name == "anat"]
+    if here:
+        return here
+    beside = {run.bold.parent.parent / "anat" for run in runs if run.bold and run.elsewhere}
+    return [path for folder in sorted(beside) for path in sorted(folder.glob("sub-*"))]
+
+
+@dataclass
+class _Reader:
+    """Reads small files and keeps the errors."""
+
+    problems: list[AppError]
+
+    def json(self, path: Path | None) -> dict[str, Any]:
+        try:
+            return read_json(path)
+        except AppError as problem:
+            self.problems.append(problem)
+            return {}
+
+
+def _entities(name: str) -> dict[str, str]:
+    """Split a file name into its entities, in their order."""
+    pairs = (part.split("-", 1) for part in name.split(".", 1)[0].split("_") if "-" in part)
+    return {pair[0]: pair[1] for pair in pairs}
+
+
+def _source_name(name: str) -> str:
+    entities = _entities(name)
+    return "_".join(f"{k}-{v}" for k, v in entities.items() if k in _SOURCE_ENTITIES)
+
+
+def _pick(files: Iterable[Path], pattern: str) -> Path | None:
+    """Take the first file whose name matches from end to end of what follows the source."""
+    return next((path for path in files if re.search(pattern, path.name)), None)
+
+
+def _spaces(files: Iterable[Path], suffix: str) -> list[tuple[str, str | None]]:
+    """List the standard spaces of files with a suffix, the preferred ones first."""
+    found = {
+        (entities["space"], entities.get("res"))
+        for path in files
+        if path.name.endswith(suffix) and "space" in (entities := _entities(path.name))
+    }
+    order = {space: i for i, space in enumerate(_PREFERRED_SPACES)}
+    return sorted(found, key=lambda pair: (order.get(pair[0], len(order)), pair[0], pair[1] or ""))
+
+
+def _read_anatomy(files: list[Path]) -> list[Anatomy]:
+    found = []
+    for space, res in _spaces(files, "_T1w.nii.gz"):
+        mark = f"_space-{space}_" + (f"res-{res}_" if res else "")
+        here = [path for path in files if mark in path.name and path.name.endswith(".nii.gz")]
+        found.append(
+            Anatomy(
+                space=space,
+                res=res,
+                t1w=_pick(here, r"_desc-(preproc|brain)_T1w\.nii\.gz$"),
+                mask=_pick(here, r"_desc-brain_mask\.nii\.gz$"),
+                dseg=_pick(here, r"_dseg\.nii\.gz$"),
+            )
+        )
+    return found
+
+
+def _read_run(
+    name: str,
+    functional: list[Path],
+    *,
+    output_dir: Path,
+    links: Mapping[str, str],
+    problems: list[AppError],
+) -> RunFiles:
+    read = _Reader(problems)
+    files = [path for path in functional if _source_name(path.name) == name]
+    run = RunFiles(
+        name=name,
+        entities=_entities(name),
+        qc=read.json(output_dir / "logs" / f"{name}_qc.json"),
+        report=read.json(output_dir / "logs" / f"{name}_report.json"),
+        embeddings=_read_embeddings(files, read),
+    )
+    if not _spaces(files, "_desc-preproc_bold.nii.gz"):
+        source = _source_of(run, output_dir, links)
+        if source is not None:
+            files = sorted(path for path in source.parent.glob(f"{name}_*") if path.is_file())
+    _fill_series(run, files, read)
+    return run
+
+
+def _fill_series(run: RunFiles, files: list[Path], read: _Reader) -> None:
+    """Note the images of the first standard space."""
+    run.confounds = _pick(files, r"_desc-confounds_(timeseries|regressors)\.tsv$")
+    spaces = _spaces(files, "_desc-preproc_bold.nii.gz") or _spaces(files, "_embedding.tsv")
+    if not spaces:
+        return
+    run.space, run.res = spaces[0]
+    mark = f"_space-{run.space}_" + (f"res-{run.res}_" if run.res else "")
+    here = [path for path in files if mark in path.name]
+    run.bold = _pick(here, r"_desc-preproc_bold\.nii(\.gz)?$")
+    run.mask = _pick(here, r"_desc-brain_mask\.nii(\.gz)?$")
+    run.boldref = _pick(here, r"_boldref\.nii(\.gz)?$")
+    run.sidecar = read.json(_pick(here, r"_desc-preproc_bold\.json$"))
+
+
+def _read_embeddings(files: list[Path], read: _Reader) -> dict[str, EmbeddingFiles]:
+    """Group the embedding files of a run by model."""
+    tables = [path for path in files if path.name.endswith("_embedding.tsv")]
+    descriptions = {_entities(path.name).get("desc", "") for path in tables}
+    labels = sorted({description.removesuffix("Windows") for description in descriptions})
+    found = {}
+    for label in labels:
+        windows = _pick(tables, rf"_desc-{re.escape(label)}Windows_embedding\.tsv$")
+        pooled = _pick(tables, rf"_desc-{re.escape(label)}_embedding\.tsv$")
+        sidecar: dict[str, Any] = {}
+        for table in (windows, pooled):
+            sidecar |= read.json(table.with_suffix(".json")) if table else {}
+        found[label] = EmbeddingFiles(label=label, windows=windows, pooled=pooled, sidecar=sidecar)
+    return found
+
+
+def _source_of(run: RunFiles, output_dir: Path, links: Mapping[str, str]) -> Path | None:
+    """Follow the sidecar of an embedding to the series it was made from."""
+    for embedding in run.embeddings.values():
+        for source in embedding.sidecar.get("Sources", []):
+            if not str(source).endswith(("_bold.nii.gz", "_bold.nii")):
+                continue
+            run.elsewhere = str(source)
+            path = _resolve(str(source), output_dir, links)
+            if path is not None and path.is_file():
+                return path
+    return None
+
+
+def _resolve(uri: str, output_dir: Path, links: Mapping[str, str]) -> Path | None:
+    """Turn a BIDS address into a path; None if its dataset is not known."""
+    match = re.fullmatch(r"bids:([^:]*):(.+)", uri)
+    if match is None:
+        return None
+    if not match[1]:
+        return output_dir / unquote(match[2])
+    link = urlparse(str(links.get(match[1], "")))
+    if not link.path or link.scheme not in ("", "file"):
+        return None
+    return output_dir / unquote(link.path) / unquote(match[2])

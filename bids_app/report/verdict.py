@@ -1,0 +1,277 @@
+"""Can I trust this scan? Numbers in, a verdict with reasons out.
+
+Every rule is one function; thresholds and where they come from stand beside each other. A
+number that is not known gives the reason "not known", never a good mark.
+
+References
+----------
+Parkes et al. (2018), NeuroImage 171: exclusion at a mean framewise displacement of 0.55 mm
+(lenient) or 0.25 mm (strict). Power et al. (2012), NeuroImage 59: volumes above 0.5 mm.
+Satterthwaite et al. (2013), NeuroImage 64: at least four minutes of quiet data for connectivity.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["FD_HIGH", "LIMITS", "Level", "Measures", "Reason", "Verdict", "judge", "overall"]
+
+
+class Level(StrEnum):
+    """How far a scan can be trusted, from best to worst."""
+
+    GOOD = "good"
+    UNKNOWN = "unknown"
+    CHECK = "check"
+    BAD = "bad"
+    FAILED = "failed"
+
+
+_RANK = {level: i for i, level in enumerate(Level)}
+_HEADLINES = {
+    Level.GOOD: "Looks sound",
+    Level.UNKNOWN: "Not everything is known",
+    Level.CHECK: "Look before you use it",
+    Level.BAD: "Do not use as it is",
+    Level.FAILED: "Not finished",
+}
+
+FD_HIGH = 0.5
+"""A volume above this framewise displacement (mm) counts as moved."""
+LIMITS: dict[str, tuple[float, float]] = {
+    "mean_fd": (0.25, 0.55),
+    "share_high": (0.20, 0.50),
+    "coverage": (0.90, 0.75),
+    "dice": (0.85, 0.70),
+    "tsnr": (25.0, 0.0),
+    "minutes": (4.0, 0.0),
+}
+"""Where "look" and "bad" begin: above the limit where less is better, below it elsewhere."""
+_FD_JUMP = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """One thing that speaks for or against a scan."""
+
+    level: Level
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A level and what led to it, worst first."""
+
+    level: Level
+    reasons: tuple[Reason, ...]
+
+    @property
+    def headline(self) -> str:
+        """The verdict in a few words."""
+        return _HEADLINES[self.level]
+
+
+@dataclass(kw_only=True)
+class Measures:
+    """What is known of a run in numbers; None is not known.
+
+    Parameters
+    ----------
+    mean_fd, max_fd : float or None
+        Framewise displacement, mm.
+    share_high : float or None
+        Share of volumes above 0.5 mm.
+    minutes, quiet_minutes : float or None
+        Length of the run, and of its volumes at or below 0.5 mm.
+    coverage : float or None
+        Share of the reference brain mask that the run's mask covers.
+    coverage_of : str
+        What that reference is.
+    dice : float or None
+        Overlap of the run's brain mask with the participant's own anatomical one in the
+        standard space.
+    tsnr : float or None
+        Median temporal signal-to-noise ratio in grey matter or, without tissues, the brain.
+    error : dict
+        What failed and what to do, if the run failed.
+    """
+
+    mean_fd: float | None = None
+    max_fd: float | None = None
+    share_high: float | None = None
+    minutes: float | None = None
+    quiet_minutes: float | None = None
+    coverage: float | None = None
+    coverage_of: str = "brain"
+    dice: float | None = None
+    tsnr: float | None = None
+    error: dict[str, Any] = field(default_factory=dict)
+
+
+def judge(
+    measures: Measures, *, qc: Mapping[str, Any], contracts: Mapping[str, Mapping[str, Any]]
+) -> Verdict:
+    """Weigh what is known of a run.
+
+    Parameters
+    ----------
+    measures : Measures
+        Numbers.
+    qc : mapping
+        Quality records of the preprocessing; each ``verdict`` in it, however deep, counts.
+    contracts : mapping
+        Model to its record of how far the run met what the model eats: ``met`` and ``reasons``.
+    """
+    reasons = [
+        *_failure(measures),
+        *_motion(measures),
+        *_length(measures),
+        *_coverage(measures),
+        *_registration(measures),
+        *_signal(measures),
+        *_records(qc),
+        *_conformance(contracts),
+    ]
+    reasons.sort(key=lambda reason: -_RANK[reason.level])
+    level = max((reason.level for reason in reasons), key=_RANK.__getitem__, default=Level.UNKNOWN)
+    return Verdict(level=level, reasons=tuple(reasons))
+
+
+def overall(levels: list[Level]) -> Level:
+    """Take the worst of several levels; nothing is not known."""
+    return max(levels, key=_RANK.__getitem__, default=Level.UNKNOWN)
+
+
+def _grade(name: str, value: float) -> Level:
+    """Grade a number by its limits."""
+    check, bad = LIMITS[name]
+    sign = 1 if check <= bad else -1
+    if sign * value > sign * bad:
+        return Level.BAD
+    return Level.CHECK if sign * value > sign * check else Level.GOOD
+
+
+def _failure(m: Measures) -> Iterator[Reason]:
+    if m.error:
+        yield Reason(
+            level=Level.FAILED, topic="Run", text=str(m.error.get("what") or "the run failed")
+        )
+
+
+def _motion(m: Measures) -> Iterator[Reason]:
+    if m.mean_fd is None or m.share_high is None or m.max_fd is None:
+        if not m.error:
+            yield Reason(
+                level=Level.UNKNOWN,
+                topic="Motion",
+                text="Not known: there is no table of confounds with framewise displacement.",
+            )
+        return
+    words = {
+        Level.GOOD: "The head was quiet",
+        Level.CHECK: "The head moved noticeably",
+        Level.BAD: "The head moved too much",
+    }
+    level = max(
+        _grade("mean_fd", m.mean_fd),
+        _grade("share_high", m.share_high),
+        key=_RANK.__getitem__,
+    )
+    yield Reason(
+        level=level,
+        topic="Motion",
+        text=(
+            f"{words[level]}: mean framewise displacement {m.mean_fd:.2f} mm, "
+            f"{m.share_high:.0%} of volumes above {FD_HIGH} mm."
+        ),
+    )
+    if m.max_fd > _FD_JUMP:
+        yield Reason(
+            level=Level.CHECK,
+            topic="Motion",
+            text=f"One jump of {m.max_fd:.1f} mm: look at the volumes around it.",
+        )
+
+
+def _length(m: Measures) -> Iterator[Reason]:
+    minutes = m.quiet_minutes if m.quiet_minutes is not None else m.minutes
+    if minutes is None:
+        return
+    which = "of quiet volumes" if m.quiet_minutes is not None else "of data"
+    level = _grade("minutes", minutes)
+    settle = "" if level is Level.GOOD else "; measures of connectivity need four or more"
+    yield Reason(
+        level=level,
+        topic="Length",
+        text=f"{minutes:.1f} minutes {which}{settle}.",
+    )
+
+
+def _coverage(m: Measures) -> Iterator[Reason]:
+    if m.coverage is None:
+        return
+    level = _grade("coverage", m.coverage)
+    missing = "" if level is Level.GOOD else " Parts of the brain lie outside the field of view."
+    yield Reason(
+        level=level,
+        topic="Coverage",
+        text=f"The run covers {m.coverage:.0%} of the {m.coverage_of}.{missing}",
+    )
+
+
+def _registration(m: Measures) -> Iterator[Reason]:
+    if m.dice is None:
+        return
+    level = _grade("dice", m.dice)
+    look = "" if level is Level.GOOD else " Look at the flicker of the two images."
+    yield Reason(
+        level=level,
+        topic="Registration",
+        text=f"Brain masks of BOLD and T1w overlap by a Dice coefficient of {m.dice:.2f}.{look}",
+    )
+
+
+def _signal(m: Measures) -> Iterator[Reason]:
+    if m.tsnr is None:
+        return
+    level = _grade("tsnr", m.tsnr)
+    yield Reason(
+        level=level,
+        topic="Signal",
+        text=f"Median temporal signal-to-noise ratio {m.tsnr:.0f}"
+        + ("." if level is Level.GOOD else f", below {LIMITS['tsnr'][0]:.0f}."),
+    )
+
+
+def _records(qc: Mapping[str, Any], topic: str = "Preprocessing") -> Iterator[Reason]:
+    """Find every verdict in the records of the preprocessing."""
+    for key, value in qc.items():
+        if isinstance(value, dict):
+            yield from _records(value, key.replace("_", " ").capitalize())
+        elif key == "verdict" and str(value) != "ok":
+            text = str(value).removeprefix("look: ")
+            yield Reason(level=Level.CHECK, topic=topic, text=text[:1].upper() + text[1:] + ".")
+
+
+def _conformance(contracts: Mapping[str, Mapping[str, Any]]) -> Iterator[Reason]:
+    for model, contract in contracts.items():
+        topic = f"Contract of {model}"
+        if "met" not in contract:
+            text = "Whether the run is what the model was trained on is not recorded."
+            yield Reason(level=Level.UNKNOWN, topic=topic, text=text)
+        elif contract["met"]:
+            text = "The run is the kind of data that the model takes."
+            yield Reason(level=Level.GOOD, topic=topic, text=text)
+        else:
+            why = "; ".join(str(reason) for reason in contract.get("reasons", [])).rstrip(".")
+            yield Reason(
+                level=Level.CHECK,
+                topic=topic,
+                text=f"The run is not what the model takes: {why or 'no reason is recorded'}.",
+            )
