@@ -19,13 +19,14 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	@echo "==> a phantom dataset: 2 participants, 2 runs each, true motion and warps beside it"
+	@echo "==> a phantom dataset: 3 participants, 2 runs each, true motion and warps beside it"
 	rm -rf $(DEMO)
-	$(BIN)/neurostorm-tools phantom $(DEMO)/bids --participants 2 --runs 2 --volumes 60 --seed 1
+	$(BIN)/neurostorm-tools phantom $(DEMO)/bids --participants 3 --runs 2 --volumes 60 --seed 1
 	@echo "==> participant level: preprocessing, embeddings, one report a participant"
 	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out participant --models connectome neurostorm-demo
 	@echo "==> group level: table, index, report"
 	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out group
+	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out participant --reports-only
 	@echo "==> nearest runs to the first one"
 	$(BIN)/neurostorm-tools query $(DEMO)/out --like sub-01_task-rest_run-1 -k 3
 	@echo

@@ -123,6 +123,9 @@ class Card(_Strict):
     """Length of an embedding; None if it depends on the parcellation."""
     pooling: str
     """How a window's and a run's vector come about."""
+    centre: bool = False
+    """Vectors share a large common part: their mean over runs is taken off before they are
+    compared."""
     contract: Contract
     limits: tuple[str, ...] = ()
     """What a user must know before trusting the output."""

@@ -1,9 +1,9 @@
 """An exact index of embeddings: which runs are most alike.
 
 Similarity is the cosine: the inner product of vectors of length one. For a model whose vectors
-share a large common part, as all connectomes do, the mean is taken off first, which makes it a
-correlation. Both steps are part of the file, so that whoever opens it with faiss may ask with
-vectors as they stand in the embedding tables.
+share a large common part (its card says so) the mean over runs is taken off first. Both steps
+are part of the file, so that whoever opens it with faiss may ask with vectors as they stand in
+the embedding tables.
 """
 
 from __future__ import annotations

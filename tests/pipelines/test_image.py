@@ -106,10 +106,10 @@ def test_two_axes_are_no_image(tmp_path):
 def test_nan_is_named_with_its_volume(series, tmp_path):
     series[3, 4, 5, 2] = np.nan
     nib.save(nib.Nifti1Image(series, GRID.affine), tmp_path / "nan.nii.gz")
-    with pytest.raises(CorruptImageError, match="volume 2 of 5 has 1 voxels that are not finite"):
+    with pytest.raises(CorruptImageError, match=r"volume 2 of 5 has 1.*voxels that are not finite"):
         list(iter_volumes(tmp_path / "nan.nii.gz"))
 
 
 def test_too_few_volumes_are_noticed(series, tmp_path):
-    with pytest.raises(InputOutputError, match="4 volumes were written where 5 were announced"):
+    with pytest.raises(InputOutputError, match=r"4.* volumes were written where .*5"):
         write(tmp_path / "bold.nii.gz", series[..., :4])

@@ -21,6 +21,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make runs of one window, and hold out one participant."""
     monkeypatch.setattr(train, "WINDOWS", 1)
     monkeypatch.setattr(train, "HELD_OUT", 1)
+    monkeypatch.setattr(train, "CONTROLS", 1)
 
 
 @pytest.mark.usefixtures("brief")
@@ -65,5 +66,5 @@ def test_the_demo_weights_reconstruct_better_than_a_constant() -> None:
     mask = model.draw_mask(x, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         loss = model.reconstruct(x, mask).loss.item()
-    assert loss == pytest.approx(training["loss"], rel=0.2)
+    assert loss == pytest.approx(training["loss"], rel=0.5)
     assert loss < training["loss_constant"] / 2

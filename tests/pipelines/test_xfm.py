@@ -160,5 +160,7 @@ def test_a_file_that_is_no_transform_says_so(tmp_path):
         SimpleITK.Image((8, 8, 8), SimpleITK.sitkFloat32), (2, 2, 2)
     )
     SimpleITK.WriteTransform(spline, str(tmp_path / "spline.h5"))
-    with pytest.raises(CorruptImageError, match="of kind BSplineTransform"):
+    with pytest.raises(
+        CorruptImageError, match=r"BSplineTransform.*only affines and displacement fields are read"
+    ):
         read_itk_composite(tmp_path / "spline.h5")

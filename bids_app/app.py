@@ -1,0 +1,223 @@
+"""The story: from settings to results, at the participant and at the group level."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from neurostorm_app.bids_app.dataset import check_dataset, find_runs, list_participants
+from neurostorm_app.bids_app.derivatives import check_output_dir, write_json
+from neurostorm_app.bids_app.describe import check_owner, describe_output
+from neurostorm_app.bids_app.engines import real_engines
+from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.group import run_group
+from neurostorm_app.bids_app.logs import to_file
+from neurostorm_app.bids_app.pages import write_page
+from neurostorm_app.bids_app.participant import process_participant
+from neurostorm_app.bids_app.planning import describe_plan
+from neurostorm_app.bids_app.provenance import Ledger
+from neurostorm_app.bids_app.results import AppResult, RunResult
+from neurostorm_app.bids_app.units import Call
+from neurostorm_app.bids_app.validation import validate
+from neurostorm_app.bids_app.values import closest
+from neurostorm_app.errors import AppError, NoInputError, NothingSelectedError, UsageError
+from neurostorm_app.pipelines.resources import detect, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from neurostorm_app.bids_app.dataset import Found
+    from neurostorm_app.bids_app.engines import Engines, ModelFiles
+    from neurostorm_app.bids_app.settings import Settings
+
+__all__ = ["run_app"]
+
+log = logging.getLogger(__name__)
+
+PER_PROCESS: Final = 2 * 2**30
+"""Bytes of memory that one process of the preprocessing may need."""
+
+
+def run_app(
+    settings: Settings, *, engines: Engines | None = None, notes: Sequence[str] = ()
+) -> AppResult:
+    """Do what one call of the command asks for.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the call.
+    engines : Engines, optional
+        The doors to the pipelines; the real ones by default.
+    notes : sequence of str
+        What to log at the start.
+
+    Returns
+    -------
+    AppResult
+        What was done, and the exit code of the worst run.
+
+    Raises
+    ------
+    AppError
+        If nothing could be started.
+    """
+    begin = time.monotonic()
+    engines = engines or real_engines()
+    check_dataset(settings.bids_dir, skip=settings.execution.skip_bids_validation)
+    dry = settings.execution.dry_run
+    check_output_dir(
+        settings.output_dir, settings.bids_dir, settings.execution.work_dir, create=not dry
+    )
+    check_owner(settings.output_dir)
+    if dry:
+        return _participant_level(settings, engines, begin)
+    with to_file(settings.output_dir / "logs"):
+        for note in notes:
+            log.info("%s", note)
+        if settings.execution.reports_only:
+            return _reports_only(settings, engines, begin)
+        if settings.level == "group":
+            return run_group(settings, engines, begin)
+        return _participant_level(settings, engines, begin)
+
+
+def _participant_level(settings: Settings, engines: Engines, begin: float) -> AppResult:
+    execution, resources = settings.execution, detect()
+    resources_plan = plan(
+        resources,
+        nprocs=execution.nprocs,
+        nthreads=execution.omp_nthreads,
+        memory=execution.memory,
+        per_process=PER_PROCESS,
+    )
+    models, missing = _find_models(settings, engines)
+    found = find_runs(settings)
+    if not execution.skip_bids_validation:
+        _validate(settings, found)
+    with ExitStack() as stack:
+        scratch = settings.output_dir
+        if not execution.dry_run:
+            scratch = _open_scratch(settings, stack)
+        call = Call(
+            settings=settings,
+            engines=engines,
+            ledger=Ledger(settings.output_dir),
+            plan=resources_plan,
+            models=models,
+            missing=missing,
+            scratch=scratch,
+        )
+        if execution.dry_run:
+            return AppResult(lines=tuple(describe_plan(found, call, resources)), written=False)
+        describe_output(settings.output_dir, {k: v for k, v in call.roots.items() if k})
+        return _work(found, call, begin)
+
+
+def _work(found: Found, call: Call, begin: float) -> AppResult:
+    """Work through the participants; none of them stops the others."""
+    results = [_failed(name, error, call.root) for name, error in found.failed.items()]
+    stops = call.settings.execution.stop_on_first_crash
+    pages: list[Path] = []
+    written = False
+    for participant in found.participants:
+        if stops and any(result.errors for result in results):
+            log.error("stopped at the first failure: sub-%s and after not tried", participant.label)
+            break
+        results += process_participant(participant, call)
+        try:
+            page, new = write_page(participant.label, call.ledger, call.engines)
+            pages.append(page)
+            written = written or new
+        except Exception as error:  # noqa: BLE001  a page that fails stops nobody's results
+            results.append(_failed(f"sub-{participant.label}", as_app_error(error), call.root))
+    written = written or any(result.status != "reused" for result in results)
+    return AppResult(
+        runs=tuple(sorted(results, key=lambda result: result.name)),
+        paths=tuple(pages),
+        seconds=time.monotonic() - begin,
+        written=written,
+    )
+
+
+def _failed(name: str, error: AppError, root: Path) -> RunResult:
+    log.error("%s failed: %s", name, error.what)
+    result = RunResult(name=name, status="failed", errors=(error,))
+    if not isinstance(error, NothingSelectedError) and "/" not in name:
+        write_json(root / "logs" / f"{name}_report.json", result.as_dict(), root=root)
+    return result
+
+
+def _find_models(
+    settings: Settings, engines: Engines
+) -> tuple[tuple[ModelFiles, ...], dict[str, AppError]]:
+    """Find the models' files; a model that lacks them fails alone if others are left."""
+    science = settings.science
+    for option, given in (("--weights", science.weights), ("--atlas", science.atlas)):
+        for name in given:
+            if name not in science.models:
+                raise UsageError(
+                    f"{option} {name}=...: the model {name!r} is not among --models "
+                    f"{' '.join(science.models)}",
+                    fix=closest(name, science.models) or f"add it: --models {name}",
+                )
+    models: list[ModelFiles] = []
+    missing: dict[str, AppError] = {}
+    for name in dict.fromkeys(science.models):
+        try:
+            models.append(engines.find_model(name, science))
+        except NoInputError as error:
+            missing[name] = error
+            log.warning("%s", error.what)
+    if not models:
+        raise next(iter(missing.values()))
+    return tuple(models), missing
+
+
+def _validate(settings: Settings, found: Found) -> None:
+    raw = list_participants(settings.bids_dir)
+    wanted = {participant.label for participant in found.participants}
+    wanted |= {name.partition("_")[0].removeprefix("sub-") for name in found.failed}
+    labels = [label for label in raw if label in wanted]
+    if labels:
+        validate(settings.bids_dir, labels, everyone=len(labels) == len(raw))
+
+
+def _open_scratch(settings: Settings, stack: ExitStack) -> Path:
+    """Make the scratch folder; ours goes away by itself, one that was given stays."""
+    given = settings.execution.work_dir
+    if given is None:
+        folder = tempfile.TemporaryDirectory(prefix=".work-", dir=settings.output_dir)
+        return Path(stack.enter_context(folder))
+    given.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="neurostorm-", dir=given))
+    if settings.execution.clean_workdir:
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+    return scratch
+
+
+def _reports_only(settings: Settings, engines: Engines, begin: float) -> AppResult:
+    """Write the pages again from what is in the output folder."""
+    root = settings.output_dir
+    if settings.level == "group":
+        page = engines.write_group_page(root)
+        return AppResult(paths=(page,), seconds=time.monotonic() - begin)
+    wanted = settings.selection.participant_label
+    labels = [label for label in _participants_with_results(root) if not wanted or label in wanted]
+    if not labels:
+        raise NothingSelectedError(
+            f"{root} holds no results of the participants asked for",
+            fix="run the participant level first, or check --participant-label",
+        )
+    ledger = Ledger(root)
+    pages = tuple(write_page(label, ledger, engines, again=True)[0] for label in labels)
+    return AppResult(paths=pages, seconds=time.monotonic() - begin)
+
+
+def _participants_with_results(root: Path) -> list[str]:
+    return [label for label in list_participants(root) if (root / f"sub-{label}").is_dir()]

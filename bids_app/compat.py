@@ -1,0 +1,72 @@
+"""Options of fMRIPrep and its family that mean nothing here, or that we refuse.
+
+Scripts written for other apps go on working where that is harmless; where an option would
+change results and we cannot honour it, the call ends before any work is done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["FOREIGN", "Foreign"]
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """An option of another app.
+
+    Parameters
+    ----------
+    flags : tuple of str
+        Its spellings.
+    nargs : int or str
+        Number of values, as in argparse.
+    why : str
+        Why it does nothing, or why it is refused.
+    refused : bool
+        Whether the call ends.
+    """
+
+    flags: tuple[str, ...]
+    nargs: int | str
+    why: str
+    refused: bool = False
+
+
+FOREIGN: Final = (
+    Foreign(("--notrack",), 0, "nothing is ever sent anywhere"),
+    Foreign(("--fs-license-file",), 1, "FreeSurfer is not used"),
+    Foreign(("--fs-subjects-dir",), 1, "FreeSurfer is not used"),
+    Foreign(("--fs-no-reconall", "--no-freesurfer"), 0, "FreeSurfer is not used"),
+    Foreign(("--use-plugin", "--nipype-plugin-file"), 1, "--nprocs says how many processes run"),
+    Foreign(("--low-mem",), 0, "series are always read in blocks of volumes"),
+    Foreign(("--resource-monitor",), 0, "time and peak memory are always recorded"),
+    Foreign(("--ignore",), "+", "field maps and slice timing are not used in this version"),
+    Foreign(("--bids-database-dir",), 1, "only the requested participants are indexed, in memory"),
+    Foreign(("--write-graph",), 0, "the steps and their times stand in OUTPUT_DIR/prov"),
+    Foreign(("--md-only-boilerplate",), 0, "the methods are written as Markdown"),
+    Foreign(("--cifti-output",), "?", "surfaces and CIFTI are not made", refused=True),
+    Foreign(("--msm", "--no-msm"), 0, "surfaces are not made", refused=True),
+    Foreign(("--use-syn-sdc",), "?", "distortion is not corrected in this version", refused=True),
+    Foreign(
+        ("--fmap-bspline", "--fmap-no-demean"),
+        0,
+        "distortion is not corrected in this version",
+        refused=True,
+    ),
+    Foreign(
+        ("--slice-time-ref",), 1, "slice timing is not corrected in this version", refused=True
+    ),
+    Foreign(("--force",), "+", "there is nothing to force in this version", refused=True),
+    Foreign(("--level",), 1, "everything is always written", refused=True),
+    Foreign(("--output-layout",), 1, "outputs are always laid out as BIDS", refused=True),
+    Foreign(("--anat-only",), 0, "embeddings need a BOLD series", refused=True),
+    Foreign(("--boilerplate-only",), 0, "methods are written with the results", refused=True),
+    Foreign(
+        ("--bold2anat-init", "--bold2t1w-init"), 1, "the start is always the same", refused=True
+    ),
+    Foreign(("--return-all-components",), 0, "components up to half of the variance", refused=True),
+    Foreign(("--sloppy",), 0, "there is no low-quality mode", refused=True),
+    Foreign(("--me-output-echos",), 0, "echoes are not combined in this version", refused=True),
+)

@@ -1,0 +1,271 @@
+"""Names of outputs and how they come into being: aside, synced, renamed.
+
+`derivative_path` is the only function that makes a name. A reader of the output folder, or a
+process that is killed, never sees half a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+import numpy as np
+
+from neurostorm_app.bids_app.values import LABEL
+from neurostorm_app.errors import CannotCreateError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "check_output_dir",
+    "copy_aside",
+    "derivative_path",
+    "embedding_table",
+    "read_embedding",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
+
+ORDER: Final = ("from", "to", "mode", "space", "atlas", "res", "label", "desc")
+NAME: Final = re.compile(r"sub-[0-9A-Za-z+]+(?:_[a-z]+-[0-9A-Za-z+]+)*")
+DATATYPES: Final = frozenset({"anat", "func"})
+BLOCK: Final = 2**20
+
+
+def derivative_path(
+    root: Path,
+    name: str,
+    datatype: str,
+    *,
+    suffix: str,
+    extension: str,
+    entities: Mapping[str, str | None],
+) -> Path:
+    """Make the path of an output.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    name : str
+        Entities of the source, such as ``sub-01_ses-1_task-rest``.
+    datatype : str
+        ``anat`` or ``func``.
+    suffix, extension : str
+        Such as ``bold`` and ``.nii.gz``.
+    entities : mapping
+        What the output adds, in any order; None leaves an entity out.
+
+    Returns
+    -------
+    Path
+        In the folder of the participant and the session.
+
+    Raises
+    ------
+    DataError
+        If a name or a label is not BIDS; such a name could leave the output folder.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> derivative_path(Path(), "sub-01_task-rest", "func", suffix="bold", extension=".nii.gz",
+    ...                 entities={"desc": "preproc", "space": "T1w"}).name
+    'sub-01_task-rest_space-T1w_desc-preproc_bold.nii.gz'
+    """
+    present = {key: value for key, value in entities.items() if value is not None}
+    wrong = [value for value in present.values() if not LABEL.fullmatch(value)]
+    if not NAME.fullmatch(name) or wrong or datatype not in DATATYPES:
+        raise DataError(
+            f"cannot name an output of {name!r} with {present}; expected BIDS labels",
+            fix="rename the source as BIDS says: letters, digits and + in labels",
+        )
+    pairs = [f"{key}-{present.pop(key)}" for key in ORDER if key in present]
+    if present:
+        raise DataError(f"{sorted(present)} are not entities of outputs", fix=f"use {ORDER}")
+    source = dict(pair.split("-", 1) for pair in name.split("_"))
+    folder = root / f"sub-{source['sub']}"
+    if "ses" in source:
+        folder /= f"ses-{source['ses']}"
+    return folder / datatype / ("_".join([name, *pairs, suffix]) + extension)
+
+
+def check_output_dir(
+    output_dir: Path, bids_dir: Path, work_dir: Path | None, *, create: bool = True
+) -> None:
+    """Make the output folder, or say why results may not go there.
+
+    Parameters
+    ----------
+    output_dir, bids_dir : Path
+        Resolved.
+    work_dir : Path or None
+        Scratch folder, if one was given.
+    create : bool
+        Make the folder; if not, only the place is judged.
+
+    Raises
+    ------
+    CannotCreateError
+        If it is the dataset itself or inside it (``derivatives/NAME`` is allowed), belongs
+        to something else, or cannot be written.
+    """
+    for place in [output_dir] if work_dir is None else [output_dir, work_dir.resolve()]:
+        inside = place.is_relative_to(bids_dir)
+        parts = place.relative_to(bids_dir).parts if inside else ()
+        if inside and (len(parts) < 2 or parts[0] != "derivatives"):
+            raise CannotCreateError(
+                f"{place} is inside the input {bids_dir}, which is only read",
+                fix=f"choose a folder elsewhere, or {bids_dir / 'derivatives' / 'neurostorm-app'}",
+            )
+    if not create:
+        return
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output_dir):
+            pass
+    except OSError as error:
+        raise CannotCreateError(
+            f"{output_dir} cannot be written: {error.strerror}",
+            fix="check permissions and mounts, or choose another OUTPUT_DIR",
+        ) from error
+
+
+@contextlib.contextmanager
+def _aside(path: Path, root: Path | None) -> Iterator[BinaryIO]:
+    """Open a file beside `path` that takes its name when all is written and synced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
+        raise CannotCreateError(
+            f"{path} would leave the output folder {root}",
+            fix="remove the link that leads out of the output folder",
+        )
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())  # noqa: PTH101  mkstemp makes it private
+        os.replace(aside, path)  # noqa: PTH105
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(aside)  # noqa: PTH108
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, content: bytes, *, root: Path | None = None) -> str:
+    """Write a file at once and return its SHA-256."""
+    with _aside(path, root) as file:
+        file.write(content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def write_text(path: Path, text: str, *, root: Path | None = None) -> str:
+    """Write UTF-8 text at once and return its SHA-256."""
+    return write_bytes(path, text.encode(), root=root)
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, root: Path | None = None) -> str:
+    """Write a JSON object at once and return its SHA-256."""
+    return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", root=root)
+
+
+def copy_aside(source: Path, path: Path, *, root: Path | None = None) -> str:
+    """Copy a file to its place at once and return its SHA-256; it is read one time."""
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, _aside(path, root) as file:
+        while block := reader.read(BLOCK):
+            digest.update(block)
+            file.write(block)
+    return digest.hexdigest()
+
+
+def embedding_table(
+    vectors: NDArray[np.float32], leading: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None
+) -> str:
+    """Write vectors as a table whose numbers read back as the same float32.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (N, D), float32
+        One row a window, a run or a participant.
+    leading : mapping, optional
+        Columns that come first, each of length N.
+
+    Returns
+    -------
+    str
+        Tab-separated, with a header; D columns ``dim000`` and on.
+
+    Raises
+    ------
+    DataError
+        If a number is not finite.
+    """
+    if not np.isfinite(vectors).all():
+        raise DataError(
+            f"an embedding holds {int((~np.isfinite(vectors)).sum())} values that are not finite",
+            fix="look at the series: constant or missing voxels are the usual cause",
+        )
+    leading = leading or {}
+    width = max(3, len(str(vectors.shape[1] - 1)))
+    out = io.StringIO()
+    header = [*leading, *(f"dim{i:0{width}d}" for i in range(vectors.shape[1]))]
+    out.write("\t".join(header) + "\n")
+    for i, row in enumerate(np.asarray(vectors, dtype=np.float32)):
+        first = [_cell(column[i]) for column in leading.values()]
+        # str() of a float32 is the shortest text that reads back as the same float32.
+        out.write("\t".join([*first, *map(str, row)]) + "\n")
+    return out.getvalue()
+
+
+def _cell(value: object) -> str:
+    return f"{value:.10g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def read_embedding(path: Path) -> NDArray[np.float32]:
+    """Read the vectors of an embedding table.
+
+    Returns
+    -------
+    ndarray, shape (N, D), float32
+        The ``dim`` columns.
+
+    Raises
+    ------
+    DataError
+        If it is not such a table.
+    """
+    header, *rows = path.read_text(encoding="utf-8").splitlines() or [""]
+    columns = [i for i, name in enumerate(header.split("\t")) if name.startswith("dim")]
+    try:
+        cells = [[row.split("\t")[i] for i in columns] for row in rows]
+        vectors = np.array(cells, dtype=np.float32)
+    except (IndexError, ValueError) as error:
+        raise DataError(f"{path} is not a table of numbers: {error}", fix="remove it") from error
+    if vectors.ndim != 2 or not vectors.size:
+        raise DataError(f"{path} holds no vector", fix="remove it and run the participant again")
+    return vectors

@@ -1,0 +1,137 @@
+"""What makes the output folder a BIDS derivative of its own: description, ignore list, README."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+from neurostorm_app.bids_app.derivatives import write_json, write_text
+from neurostorm_app.bids_app.outputs import PRIVACY
+from neurostorm_app.errors import CannotCreateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["bids_uri", "check_owner", "describe_output"]
+
+APP: Final = "neurostorm-app"
+BIDS_VERSION: Final = "1.10.0"
+IGNORED: Final = """*.html
+figures
+retrieval
+prov
+.work*
+*_xfm.*
+*_boldref.*
+*_timeseries.*
+*_relmat.*
+*_embedding.*
+*_prediction.*
+"""
+README: Final = f"""# Embeddings of fMRI runs
+
+Made by {APP}. What is here:
+
+- `sub-*/anat`, `sub-*/func`: preprocessed images under the names of fMRIPrep.
+- `*_desc-<model>Windows_embedding.tsv`: one row a window, `*_desc-<model>_embedding.tsv`: one row,
+  the run. The sidecar says which weights made it, from what, and whether the series was what the
+  model expects.
+- `retrieval/`: all runs of a model in one table and one index (group level).
+- `sub-*.html`, `group.html`: reports. `logs/`: one JSON a run and the logs. `prov/`: what was made
+  from what.
+
+{PRIVACY}
+"""
+
+
+def bids_uri(path: Path, roots: Mapping[str, Path]) -> str:
+    """Write a path as a BIDS URI.
+
+    Parameters
+    ----------
+    path : Path
+        A file.
+    roots : mapping
+        Folders of datasets by name; the empty name is the output itself.
+
+    Returns
+    -------
+    str
+        ``bids:<name>:<path>``; the bare file name if it lies in none of them.
+    """
+    for name, root in roots.items():
+        if path.is_relative_to(root):
+            return f"bids:{name}:{quote(path.relative_to(root).as_posix())}"
+    return path.name
+
+
+def check_owner(root: Path) -> dict[str, Any]:
+    """Read the description of the output folder, and refuse one that is not ours.
+
+    Raises
+    ------
+    CannotCreateError
+        If the folder holds another dataset.
+    """
+    path = root / "dataset_description.json"
+    if not path.exists():
+        return {}
+    try:
+        description = json.loads(path.read_text(encoding="utf-8-sig"))
+        makers = [maker["Name"] for maker in description.get("GeneratedBy", ())]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        description, makers = {}, []
+    if APP not in makers:
+        who = ", ".join(map(str, makers)) or "someone else"
+        raise CannotCreateError(
+            f"{root} holds another dataset, made by {who}",
+            fix="choose an empty folder, or one that this app has made",
+        )
+    return dict(description)
+
+
+def describe_output(root: Path, datasets: Mapping[str, Path]) -> None:
+    """Write description, ignore list and README; a file that is right is left alone.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    datasets : mapping
+        Folders of the raw dataset and of derivatives by name.
+    """
+    old = check_owner(root)
+    links = dict(old.get("DatasetLinks", {}))
+    links |= {name: quote(os.path.relpath(path, root)) for name, path in datasets.items()}
+    description = {
+        "Name": "neurostorm-app: embeddings of fMRI runs",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [_generated_by()],
+        "SourceDatasets": [{"URL": link} for link in links.values()],
+        "DatasetLinks": links,
+        "HowToAcknowledge": "Cite the app, the preprocessing and the models named in the sidecars.",
+    }
+    if description != old:
+        write_json(root / "dataset_description.json", description)
+    for name, text in ((".bidsignore", IGNORED), ("README.md", README)):
+        path = root / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+
+
+def _generated_by() -> dict[str, Any]:
+    from neurostorm_app import __version__
+
+    maker: dict[str, Any] = {"Name": APP, "Version": __version__}
+    kind = os.environ.get("NEUROSTORM_APP_CONTAINER")
+    if kind:
+        container = {"Type": kind}
+        for key, variable in (("Tag", "NEUROSTORM_APP_TAG"), ("URI", "NEUROSTORM_APP_URI")):
+            if value := os.environ.get(variable):
+                container[key] = value
+        maker["Container"] = container
+    return maker

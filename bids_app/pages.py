@@ -1,0 +1,77 @@
+"""The page of a participant, written when something that it shows has changed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from neurostorm_app.bids_app.provenance import Unit, now, sha256_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from neurostorm_app.bids_app.engines import Engines
+    from neurostorm_app.bids_app.provenance import Ledger
+
+__all__ = ["write_page"]
+
+log = logging.getLogger(__name__)
+
+
+def write_page(
+    label: str, ledger: Ledger, engines: Engines, *, again: bool = False
+) -> tuple[Path, bool]:
+    """Write the page of a participant if anything that it shows has changed.
+
+    Parameters
+    ----------
+    label : str
+        Without ``sub-``.
+    ledger : Ledger
+        The records of the output folder.
+    engines : Engines
+        The doors to the pipelines.
+    again : bool
+        Write it whether or not something has changed.
+
+    Returns
+    -------
+    Path
+        The page.
+    bool
+        Whether it was written.
+    """
+    root, page = ledger.root, ledger.root / f"sub-{label}.html"
+    unit = _page_unit(label, ledger)
+    if ledger.holds(unit) and not again:
+        return page, False
+    begin, started = time.monotonic(), now()
+    page = engines.write_subject_page(root, label)
+    measured = {"started": started, "seconds": round(time.monotonic() - begin, 2)}
+    ledger.write(unit, {page: sha256_of(page)}, stamps={}, measured=measured)
+    log.info("sub-%s: page in %.1f s", label, time.monotonic() - begin)
+    return page, True
+
+
+def _page_unit(label: str, ledger: Ledger) -> Unit:
+    """Make the unit of the page: it depends on the participant's records and run reports.
+
+    It shows, too, who is nearest, as far as the group level knows.
+    """
+    root = ledger.root
+    inputs: dict[str, str] = {}
+    for pattern in (f"sub-{label}_*.json", "desc-*_index.json"):
+        for path in sorted((root / "prov").glob(pattern)):
+            record = ledger.read(path.stem)
+            if record is not None and record["kind"] != "report":
+                inputs[path.stem] = record["key"]
+    for report in sorted((root / "logs").glob(f"sub-{label}_*_report.json")):
+        inputs[report.stem] = sha256_of(report)
+    return Unit(
+        name=f"sub-{label}_report",
+        kind="report",
+        about={"participant": label},
+        settings={},
+        inputs=inputs,
+    )

@@ -1,0 +1,172 @@
+"""The second command, for people: phantoms, models, nearest runs, training of the demo.
+
+Each verb is thin: it reads its arguments, calls one function, and prints what came of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurostorm_app.bids_app.cli import Parser, guarded
+from neurostorm_app.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["build_parser", "main", "main_inner"]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all verbs."""
+    parser = Parser(prog="neurostorm-tools", description=__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_phantom(verbs)
+    _add_query(verbs)
+    _add_weights(verbs)
+    _add_train(verbs)
+    return parser
+
+
+def _verb(verbs: Any, name: str, call: Callable[[argparse.Namespace], None], about: str) -> Any:
+    verb = verbs.add_parser(name, help=about, description=about, allow_abbrev=False)
+    verb.set_defaults(call=call)
+    return verb
+
+
+def _add_phantom(verbs: Any) -> None:
+    verb = _verb(verbs, "phantom", _phantom, "make a BIDS dataset whose truth is known")
+    verb.add_argument("out", type=Path, metavar="OUT", help="folder of the dataset")
+    verb.add_argument("--participants", type=int, default=4, metavar="N", help="people")
+    verb.add_argument("--runs", type=int, default=2, metavar="N", help="runs of each")
+    verb.add_argument("--volumes", type=int, metavar="N", help="volumes of a run, one each 2 s")
+    verb.add_argument("--seed", type=int, default=1, metavar="N", help="the same, the same files")
+    verb.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: for tests")
+    verb.add_argument("--distortion", action="store_true", help="uneven field, and a pair")
+    verb.add_argument("--truth", type=Path, metavar="DIR", help="default: OUT-truth")
+
+
+def _phantom(asked: argparse.Namespace) -> None:
+    from neurostorm_app.pipelines.phantom import make_phantom
+
+    truth = make_phantom(
+        asked.out,
+        participants=asked.participants,
+        runs=asked.runs,
+        seed=asked.seed,
+        n_volumes=asked.volumes,
+        scale=asked.scale,
+        distortion=asked.distortion,
+        truth=asked.truth,
+    )
+    print(f"dataset: {asked.out}\ntruth: {truth.root}")
+
+
+def _add_query(verbs: Any) -> None:
+    verb = _verb(verbs, "query", _query, "find the runs most like a run")
+    verb.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="of the group level")
+    verb.add_argument("--like", required=True, metavar="RUN", help="as sub-01_task-rest_run-1")
+    verb.add_argument("-k", type=int, default=10, metavar="N", help="how many; default 10")
+    verb.add_argument("--model", metavar="NAME", help="default: connectome if it is there")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _query(asked: argparse.Namespace) -> None:
+    from neurostorm_app.bids_app.query import choose_index, find_nearest
+
+    label = choose_index(asked.output_dir, asked.model)
+    matches = find_nearest(asked.output_dir, asked.like, asked.k, label=label)
+    if asked.json:
+        found = [dataclasses.asdict(match) for match in matches]
+        print(json.dumps({"like": asked.like, "model": label, "matches": found}, indent=2))
+        return
+    print(f"nearest to {asked.like} by {label}:")
+    for rank, match in enumerate(matches, start=1):
+        print(f"{rank:3d}  {match.similarity:+.3f}  {match.run}")
+
+
+def _add_weights(verbs: Any) -> None:
+    verb = _verb(verbs, "weights", _weights, "show models, or check the file of one")
+    verb.add_argument("what", choices=("list", "verify"), help="list all, or verify one")
+    verb.add_argument("name", nargs="?", metavar="NAME", help="the model to verify")
+    verb.add_argument("--weights", type=Path, metavar="FILE", help="its file")
+    verb.add_argument("--weights-dir", type=Path, metavar="DIR", help="where to look for it")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _weights(asked: argparse.Namespace) -> None:
+    from neurostorm_app.models import list_models, read_card
+
+    if asked.what == "verify":
+        _verify(asked)
+        return
+    cards = [read_card(name) for name in list_models()]
+    if asked.json:
+        print(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
+        return
+    for card in cards:
+        where = (
+            "in the package" if card.embedded else "no weights" if card.file is None else "yours"
+        )
+        use = {True: "commercial use allowed", False: "no commercial use", None: "use not stated"}
+        print(f"{card.name}: {card.title}")
+        print(f"    weights: {where}; licence: {card.licence}, {use[card.commercial_use]}")
+
+
+def _verify(asked: argparse.Namespace) -> None:
+    from neurostorm_app.errors import UsageError
+    from neurostorm_app.models import create_model, read_card
+    from neurostorm_app.models.weights import find_weights, hash_file
+
+    if asked.name is None:
+        raise UsageError("weights verify: which model?", fix="write neurostorm-tools weights list")
+    card = read_card(asked.name)
+    path = find_weights(card, given=asked.weights, weights_dir=asked.weights_dir)
+    create_model(asked.name, weights=path)
+    print(f"{path}: loads as {asked.name}; SHA-256 {hash_file(path)}")
+
+
+def _add_train(verbs: Any) -> None:
+    verb = _verb(verbs, "train", _train, "train the weights of neurostorm-demo on phantoms")
+    verb.add_argument("name", choices=("neurostorm-demo",), metavar="NAME", help="neurostorm-demo")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file")
+    verb.add_argument("--participants", type=int, default=100, metavar="N", help="phantoms")
+    verb.add_argument("--runs", type=int, default=2, metavar="N", help="runs of each")
+    verb.add_argument("--steps", type=int, default=900, metavar="N", help="of the optimiser")
+    verb.add_argument("--seed", type=int, default=1, metavar="N", help="of everything")
+
+
+def _train(asked: argparse.Namespace) -> None:
+    from neurostorm_app.bids_app.logs import to_terminal
+    from neurostorm_app.pipelines.train import train_demo
+
+    to_terminal(0)
+    done = train_demo(
+        asked.out,
+        participants=asked.participants,
+        runs=asked.runs,
+        steps=asked.steps,
+        seed=asked.seed,
+    )
+    print(f"{asked.out}\n{done}")
+
+
+def main_inner(argv: Sequence[str] | None = None) -> ExitCode:
+    """Do what one verb asks for; errors are raised."""
+    asked = build_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    asked.call(asked)
+    return ExitCode.SUCCESS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what one verb asks for, and turn every error into a message and an exit code."""
+    return guarded("neurostorm-tools", main_inner, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

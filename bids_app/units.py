@@ -1,0 +1,274 @@
+"""The units of work of a participant: what each depends on, and the files it stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from neurostorm_app.bids_app.derivatives import derivative_path
+from neurostorm_app.bids_app.describe import bids_uri
+from neurostorm_app.bids_app.outputs import BOLD, Output, carried
+from neurostorm_app.bids_app.provenance import Unit, key_of, sha256_of
+from neurostorm_app.pipelines.stage import StandardSeries
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from neurostorm_app.bids_app.engines import Embed, Engines, ModelFiles
+    from neurostorm_app.bids_app.precomputed import Precomputed
+    from neurostorm_app.bids_app.provenance import Ledger
+    from neurostorm_app.bids_app.settings import Settings
+    from neurostorm_app.errors import AppError
+    from neurostorm_app.pipelines.resources import Plan
+    from neurostorm_app.pipelines.stage import Run
+
+__all__ = [
+    "Call",
+    "Ready",
+    "anat_unit",
+    "bold_unit",
+    "embedding_paths",
+    "embedding_unit",
+    "output_paths",
+    "ready_from_precomputed",
+    "ready_from_raw",
+]
+
+SERIES_ROLES: Final = {"bold_std": "series", "mask_std": "mask", "confounds": "confounds"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What all participants of one call share.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the call.
+    engines : Engines
+        The doors to the pipelines.
+    ledger : Ledger
+        The records of the output folder.
+    plan : Plan
+        Processes, threads and memory.
+    models : tuple of ModelFiles
+        Models whose files are here.
+    missing : mapping
+        Errors of models whose files are not.
+    scratch : Path
+        Deletable.
+    loaded : dict
+        Models in memory, or why they could not be loaded, by name.
+    """
+
+    settings: Settings
+    engines: Engines
+    ledger: Ledger
+    plan: Plan
+    models: tuple[ModelFiles, ...]
+    missing: Mapping[str, AppError]
+    scratch: Path
+    loaded: dict[str, Embed | AppError] = field(default_factory=dict)
+    hashes: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """The output folder."""
+        return self.settings.output_dir
+
+    @property
+    def roots(self) -> dict[str, Path]:
+        """Folders of datasets by the name in their BIDS URIs; the nearest first."""
+        given = dict(self.settings.science.derivatives)
+        return {"": self.root, **given, "raw": self.settings.bids_dir}
+
+    def uri(self, path: Path) -> str:
+        """Write a path as a BIDS URI."""
+        return bids_uri(path, self.roots)
+
+    def hash_file(self, path: Path | None) -> str | None:
+        """Hash a file of weights or an atlas, once a call."""
+        if path is None:
+            return None
+        if path not in self.hashes:
+            self.hashes[path] = sha256_of(path)
+        return self.hashes[path]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A run in standard space, ready for models.
+
+    Parameters
+    ----------
+    participant : str
+        Without ``sub-``.
+    series : StandardSeries
+        The files.
+    hashes : mapping
+        SHA-256 by role: ``series``, ``mask``, ``confounds``.
+    notes : tuple of str
+        What is to be known of the series.
+    """
+
+    participant: str
+    series: StandardSeries
+    hashes: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files by role."""
+        named = {
+            "series": self.series.bold,
+            "mask": self.series.mask,
+            "confounds": self.series.confounds,
+        }
+        return {role: path for role, path in named.items() if path is not None}
+
+
+def output_paths(
+    outputs: Iterable[Output], name: str, datatype: str, call: Call
+) -> dict[str, Path]:
+    """Paths of a set of outputs by role."""
+    space, res = call.settings.science.space
+    return {
+        output.role: derivative_path(
+            call.root,
+            name,
+            datatype,
+            suffix=output.suffix,
+            extension=output.extension,
+            entities=output.named(space, res),
+        )
+        for output in outputs
+    }
+
+
+def anat_unit(label: str, t1w: Sequence[Path], call: Call) -> Unit:
+    """Describe the anatomy of a participant."""
+    space, res = call.settings.science.space
+    name = f"sub-{label}_space-{space}_res-{res}_anat"
+    return Unit(
+        name=name,
+        kind="anat",
+        about={"participant": label},
+        settings={"space": space, "res": res, "seed": call.settings.science.random_seed},
+        inputs={call.uri(path): call.ledger.hash_input(path, name, call.uri(path)) for path in t1w},
+    )
+
+
+def bold_unit(run: Run, anat: Unit, call: Call) -> Unit:
+    """Describe the preprocessing of one run on a given anatomy."""
+    science = call.settings.science
+    space, res = science.space
+    name = f"{run.name}_space-{space}_res-{res}_bold"
+    uri = call.uri(run.bold)
+    return Unit(
+        name=name,
+        kind="bold",
+        about={"participant": run.participant, "run": run.name},
+        settings={
+            "space": space,
+            "res": res,
+            "tr": run.tr,
+            "dummy_scans": science.dummy_scans,
+            "bold2anat_dof": science.bold2anat_dof,
+            "fd_spike_threshold": science.fd_spike_threshold,
+            "dvars_spike_threshold": science.dvars_spike_threshold,
+            "seed": science.random_seed,
+            "metadata": key_of(carried(run.metadata)),
+        },
+        inputs={uri: call.ledger.hash_input(run.bold, name, uri), "anatomy": anat.key},
+    )
+
+
+def ready_from_raw(run: Run, unit: Unit, call: Call) -> Ready:
+    """Take a run that we have preprocessed; its hashes stand in its record."""
+    space, res = call.settings.science.space
+    paths = output_paths(BOLD, run.name, "func", call)
+    known = call.ledger.output_hashes(unit.name)
+    hashes = {
+        role: known[str(paths[output].relative_to(call.root))]
+        for output, role in SERIES_ROLES.items()
+    }
+    series = StandardSeries(
+        name=run.name,
+        bold=paths["bold_std"],
+        mask=paths["mask_std"],
+        confounds=paths["confounds"],
+        tr=run.tr,
+        space=space,
+        res=res,
+    )
+    return Ready(participant=run.participant, series=series, hashes=hashes)
+
+
+def ready_from_precomputed(item: Precomputed, call: Call) -> Ready:
+    """Take a run from a derivative; its files are hashed unless a record knows them."""
+    series = item.series
+    name = next(iter(_embedding_names(series, call.models)), item.name)
+    ready = Ready(participant=item.participant, series=series, hashes={}, notes=item.notes)
+    hashes = {
+        role: call.ledger.hash_input(path, name, call.uri(path))
+        for role, path in ready.files.items()
+    }
+    return Ready(participant=item.participant, series=series, hashes=hashes, notes=item.notes)
+
+
+def _embedding_names(series: StandardSeries, models: Iterable[ModelFiles]) -> list[str]:
+    return [_embedding_name(series, files.card.label) for files in models]
+
+
+def _embedding_name(series: StandardSeries, label: str) -> str:
+    pairs = [f"{key}-{value}" for key, value in _entities(series, label).items() if value]
+    return "_".join([series.name, *pairs, "embedding"])
+
+
+def _entities(series: StandardSeries, desc: str) -> dict[str, str | None]:
+    res = series.res if series.res != "native" else None
+    return {"space": series.space, "res": res, "desc": desc}
+
+
+def embedding_unit(ready: Ready, files: ModelFiles, call: Call) -> Unit:
+    """Describe the embedding of one run by one model."""
+    card, series = files.card, ready.series
+    settings: dict[str, Any] = {
+        "card": card.model_dump(mode="json"),
+        "precision": call.settings.science.precision,
+        "tr": series.tr,
+        "notes": list(ready.notes),
+    }
+    inputs = {call.uri(path): ready.hashes[role] for role, path in ready.files.items()}
+    for role, path in (("weights", files.weights), ("atlas", files.atlas)):
+        if (sha256 := call.hash_file(path)) is not None:
+            inputs[role] = sha256
+    return Unit(
+        name=_embedding_name(series, card.label),
+        kind="embedding",
+        about={"participant": ready.participant, "run": series.name, "model": card.name},
+        settings=settings,
+        inputs=inputs,
+    )
+
+
+def embedding_paths(series: StandardSeries, label: str, root: Path) -> dict[str, Path]:
+    """Paths of the tables of a run: ``run``, ``windows`` and their sidecars."""
+
+    def path(desc: str, extension: str) -> Path:
+        return derivative_path(
+            root,
+            series.name,
+            "func",
+            suffix="embedding",
+            extension=extension,
+            entities=_entities(series, desc),
+        )
+
+    return {
+        "run": path(label, ".tsv"),
+        "run_json": path(label, ".json"),
+        "windows": path(f"{label}Windows", ".tsv"),
+        "windows_json": path(f"{label}Windows", ".json"),
+    }

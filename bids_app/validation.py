@@ -1,0 +1,144 @@
+"""Validate the input with the official validator, offline.
+
+Only what will be used is validated: with a selection of participants the validator sees a
+skeleton of links to their folders, so that a dataset of ten thousand costs no more than one.
+What is wrong with a single image is left to the run it belongs to; the others go on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from neurostorm_app.errors import BidsError, NoInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["find_validator", "validate"]
+
+log = logging.getLogger(__name__)
+
+PROGRAM: Final = "bids-validator-deno"
+PER_RUN: Final = frozenset({"SYMLINK_BROKEN", "EMPTY_FILE", "NIFTI_HEADER_UNREADABLE"})
+"""Errors of single files; the run of such a file fails with a message of its own."""
+SHOWN: Final = 5
+SKIP: Final = "correct the dataset, or call with --skip-bids-validation if you know better"
+
+
+def find_validator() -> Path:
+    """Find the validator's program beside this Python, or on the path.
+
+    Raises
+    ------
+    NoInputError
+        If it is not installed.
+    """
+    beside = Path(sys.prefix) / "bin" / PROGRAM
+    program = str(beside) if beside.exists() else shutil.which(PROGRAM)
+    if program is None:
+        raise NoInputError(
+            f"{PROGRAM} is neither in {beside.parent} nor on PATH",
+            fix=f"install it (pip install {PROGRAM}), or call with --skip-bids-validation",
+        )
+    return Path(program)
+
+
+def validate(root: Path, participants: Sequence[str], *, everyone: bool) -> None:
+    """Validate a dataset, or the part of it that belongs to some participants.
+
+    Parameters
+    ----------
+    root : Path
+        The dataset.
+    participants : sequence of str
+        Labels without ``sub-``.
+    everyone : bool
+        Whether these are all participants of the dataset.
+
+    Raises
+    ------
+    BidsError
+        If the validator finds an error; the first few are in the message.
+    """
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="neurostorm-validate-") as scratch:
+        folder = root
+        if not everyone:
+            folder = Path(scratch) / "dataset"
+            _build_skeleton(root, participants, folder)
+        issues = _errors(folder, Path(scratch))
+    log.info(
+        "validated %d participants of %s in %.1f s: %d errors",
+        len(participants),
+        root,
+        time.monotonic() - started,
+        len(issues),
+    )
+    if issues:
+        lines = [_line(issue) for issue in issues[:SHOWN]]
+        more = f"\n    and {len(issues) - SHOWN} more" if len(issues) > SHOWN else ""
+        raise BidsError(
+            f"{root} is not valid BIDS, {len(issues)} errors:\n    " + "\n    ".join(lines) + more,
+            fix=SKIP,
+        )
+
+
+def _build_skeleton(root: Path, participants: Sequence[str], folder: Path) -> None:
+    """Link the top-level files and some participants' folders into an empty folder."""
+    folder.mkdir()
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name == "participants.tsv":
+                _filter_participants(Path(entry.path), participants, folder / entry.name)
+            elif entry.is_file():
+                (folder / entry.name).symlink_to(entry.path)
+    for label in participants:
+        if (root / f"sub-{label}").is_dir():
+            (folder / f"sub-{label}").symlink_to(root / f"sub-{label}")
+
+
+def _filter_participants(table: Path, participants: Sequence[str], target: Path) -> None:
+    """Copy the rows of some participants: the validator compares rows and folders."""
+    wanted = {f"sub-{label}" for label in participants}
+    header, *rows = table.read_text(encoding="utf-8").splitlines() or [""]
+    column = header.split("\t").index("participant_id") if "participant_id" in header else 0
+    kept = [
+        row
+        for row in rows
+        if row.split("\t")[column : column + 1] and row.split("\t")[column] in wanted
+    ]
+    target.write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
+
+
+def _errors(folder: Path, scratch: Path) -> list[dict[str, Any]]:
+    command = [str(find_validator()), str(folder), "--format", "json", "--ignoreWarnings"]
+    command += ["--ignoreNiftiHeaders", "--no-color"]
+    # The program caches beside $HOME otherwise, which may be read-only or not exist.
+    environment = {**os.environ, "DENO_DIR": str(scratch / "deno"), "DENO_NO_UPDATE_CHECK": "1"}
+    done = subprocess.run(  # noqa: S603  a list of arguments, no shell
+        command, capture_output=True, check=False, text=True, env=environment
+    )
+    try:
+        issues = json.loads(done.stdout)["issues"]["issues"]
+    except (ValueError, KeyError) as error:
+        raise BidsError(
+            f"the validator ended with code {done.returncode} and no result: "
+            f"{done.stderr.strip()[-300:]}",
+            fix=SKIP,
+        ) from error
+    return [i for i in issues if i.get("severity") == "error" and i.get("code") not in PER_RUN]
+
+
+def _line(issue: dict[str, Any]) -> str:
+    code = ".".join(str(issue[key]) for key in ("code", "subCode") if issue.get(key))
+    about = str(issue.get("issueMessage", "")).strip().partition("\n")[0]
+    return f"{code} {issue.get('location', '')} {about}".strip()

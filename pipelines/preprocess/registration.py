@@ -1,0 +1,151 @@
+"""Registration by ANTs, the same numbers every time: two volumes in, maps of points out.
+
+This is the one door to ``ants.registration``, which ignores its own ``random_seed`` and writes
+into the folder of temporary files unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neurostorm_app.errors import DataError
+from neurostorm_app.pipelines.image import write_volume
+from neurostorm_app.pipelines.itk import from_ants
+from neurostorm_app.pipelines.xfm import Affine, Chain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from neurostorm_app.pipelines.grid import Grid
+
+    Placed = tuple[NDArray[np.float32], Grid]
+
+__all__ = ["Registered", "register_rigidly", "register_syn"]
+
+THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
+"""Read by ITK when it first starts threads; two threads do not add in the same order twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Where points of the fixed image are in the moving one, and back.
+
+    Parameters
+    ----------
+    forward : Chain
+        Fixed points to moving points: field, then affine.
+    backward : Chain
+        Moving points to fixed points: affine, then field.
+    """
+
+    forward: Chain
+    backward: Chain
+
+
+def register_rigidly(fixed: Placed, moving: Placed, *, work_dir: Path, seed: int = 42) -> Affine:
+    """Find the rigid map between two images of one head.
+
+    Parameters
+    ----------
+    fixed, moving : tuple of ndarray (X, Y, Z) and Grid
+        Brightness of any kind: they are compared by mutual information.
+    work_dir : Path
+        Folder for scratch files, which are removed.
+    seed : int
+        Seed of the sampling.
+
+    Returns
+    -------
+    Affine
+        Fixed points to moving points, RAS+ mm.
+    """
+    done = _register(fixed, moving, work_dir=work_dir, seed=seed, type_of_transform="Rigid")
+    (step,) = done.forward.steps
+    if not isinstance(step, Affine):
+        raise TypeError(f"a rigid registration gave a {type(step).__name__}")
+    return step
+
+
+def register_syn(
+    fixed: Placed, moving: Placed, *, work_dir: Path, seed: int = 42, **options: Any
+) -> Registered:
+    """Find the smooth invertible map between two brains (affine, then SyN).
+
+    Parameters
+    ----------
+    fixed, moving : tuple of ndarray (X, Y, Z) and Grid
+        Skull-stripped, background zero. The field is computed on the grid of `fixed`.
+    work_dir : Path
+        Folder for scratch files, which are removed.
+    seed : int
+        Seed of the sampling.
+    **options
+        Passed to ``ants.registration``.
+
+    Returns
+    -------
+    Registered
+        Both directions, RAS+ mm.
+
+    References
+    ----------
+    Avants B. et al. 2008, Med. Image Anal. 12:26, "Symmetric diffeomorphic image registration".
+    """
+    return _register(
+        fixed, moving, work_dir=work_dir, seed=seed, type_of_transform="SyN", **options
+    )
+
+
+def _register(
+    fixed: Placed, moving: Placed, *, work_dir: Path, seed: int, **options: Any
+) -> Registered:
+    with _scratch(work_dir) as folder:
+        import ants
+        from ants import config
+
+        # `random_seed` of ants.registration is ignored; this is not, and needs one thread.
+        config.set_ants_deterministic(on=True, seed_value=seed)
+        images = []
+        for name, (volume, grid) in (("fixed", fixed), ("moving", moving)):
+            write_volume(folder / f"{name}.nii", volume, grid=grid)
+            images.append(ants.image_read(str(folder / f"{name}.nii")))
+        try:
+            found = ants.registration(*images, outprefix=f"{folder}/xfm_", **options)
+        except RuntimeError as error:
+            raise DataError(
+                f"the registration of two images failed ({error})",
+                fix="look at both images: orientation, field of view and brain mask",
+            ) from error
+        forward = [from_ants(Path(name)) for name in found["fwdtransforms"]]
+        affines = [step.inverse() for step in forward if isinstance(step, Affine)]
+        back = [
+            from_ants(Path(name))
+            for name in found["invtransforms"]
+            if name.endswith("InverseWarp.nii.gz")
+        ]
+    return Registered(Chain(tuple(forward)), Chain((*affines, *back)))
+
+
+@contextmanager
+def _scratch(work_dir: Path) -> Iterator[Path]:
+    """Keep ANTs to one thread and what it writes to a folder, which is removed at the end."""
+    temporary, threads = tempfile.tempdir, os.environ.get(THREADS)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ants-", dir=work_dir) as folder:
+        tempfile.tempdir = folder
+        os.environ[THREADS] = "1"
+        try:
+            yield Path(folder)
+        finally:
+            tempfile.tempdir = temporary
+            os.environ.pop(THREADS)
+            if threads is not None:
+                os.environ[THREADS] = threads

@@ -1,0 +1,215 @@
+"""What this job may use of the machine: the smallest of all limits that somebody set.
+
+The number of cores of the machine is the wrong answer in a container or under a scheduler:
+affinity, cgroup and SLURM are read first. Each number is kept with where it came from, so
+that the plan can say why only two cores are used.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from neurostorm_app.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["Plan", "Resources", "detect", "find_device", "peak_memory", "plan"]
+
+GIB: Final = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What this job may use.
+
+    Parameters
+    ----------
+    cores : int
+        Cores.
+    cores_from : str
+        Which limit that is.
+    memory : int
+        Bytes.
+    memory_from : str
+        Which limit that is.
+    """
+
+    cores: int
+    cores_from: str
+    memory: int
+    memory_from: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What this call will use.
+
+    Parameters
+    ----------
+    n_procs : int
+        Processes at a time.
+    n_threads : int
+        Threads of one process.
+    memory : int
+        Bytes to stay under.
+    """
+
+    n_procs: int
+    n_threads: int
+    memory: int
+
+
+def detect(
+    environment: Mapping[str, str] | None = None,
+    *,
+    proc: Path = Path("/proc"),
+    cgroups: Path = Path("/sys/fs/cgroup"),
+    affinity: int | None = None,
+) -> Resources:
+    """Read what this job may use.
+
+    Parameters
+    ----------
+    environment : mapping, optional
+        Environment variables; those of this process by default.
+    proc, cgroups : Path
+        Where the kernel shows processes and cgroups.
+    affinity : int, optional
+        Cores this process may run on; asked of the kernel by default.
+    """
+    environment = os.environ if environment is None else environment
+    allowed = len(os.sched_getaffinity(0)) if affinity is None else affinity
+    cores = {"CPU affinity": allowed}
+    memory = {"the machine": _memory_total(proc)}
+    for folder in _cgroup_folders(proc, cgroups):
+        if (quota := _cpu_quota(folder)) is not None:
+            cores["cgroup"] = min(quota, cores.get("cgroup", quota))
+        if (limit := _memory_limit(folder)) is not None:
+            memory["cgroup"] = min(limit, memory.get("cgroup", limit))
+    if (n := _number(environment.get("SLURM_CPUS_PER_TASK"))) is not None:
+        cores["SLURM"] = n
+    if (mb := _number(environment.get("SLURM_MEM_PER_NODE"))) is not None:
+        memory["SLURM"] = mb * 2**20
+    elif (mb := _number(environment.get("SLURM_MEM_PER_CPU"))) is not None:
+        memory["SLURM"] = mb * 2**20 * cores.get("SLURM", allowed)
+    fewest = min(cores, key=lambda limit: cores[limit])
+    least = min(memory, key=lambda limit: memory[limit])
+    return Resources(max(1, cores[fewest]), fewest, memory[least], least)
+
+
+def plan(
+    resources: Resources,
+    *,
+    nprocs: int | None,
+    nthreads: int | None,
+    memory: int | None,
+    per_process: int,
+) -> Plan:
+    """Decide how many processes run, so that memory is kept.
+
+    Parameters
+    ----------
+    resources : Resources
+        What this job may use.
+    nprocs, nthreads, memory : int or None
+        What the user asked for; memory in bytes.
+    per_process : int
+        Peak memory of one process in bytes.
+
+    Raises
+    ------
+    UsageError
+        If not even one process fits into the memory asked for.
+    """
+    limit = resources.memory if memory is None else min(memory, resources.memory)
+    fitting = limit // per_process
+    if fitting < 1:
+        source = "--mem" if memory is not None and memory == limit else resources.memory_from
+        raise UsageError(
+            f"{limit / GIB:.1f} GiB of memory by {source}; one run takes {per_process / GIB:.1f}",
+            fix=f"give the job at least {math.ceil(per_process / GIB)} GiB",
+        )
+    n_procs = min(nprocs or resources.cores, fitting)
+    return Plan(n_procs, nthreads or max(1, resources.cores // n_procs), limit)
+
+
+def find_device(asked: str) -> str:
+    """Resolve ``auto``: a CUDA device if torch sees one, the CPU if not.
+
+    Parameters
+    ----------
+    asked : str
+        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+    """
+    if asked != "auto":
+        return asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def peak_memory() -> int:
+    """Peak resident memory of this process or of its largest child so far, in bytes."""
+    import resource
+
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(w).ru_maxrss for w in who) * 1024
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.strip().isdigit() and int(text) > 0 else None
+
+
+def _memory_total(proc: Path) -> int:
+    for line in _lines(proc / "meminfo"):
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file of the kernel; none where it is not there or may not be read."""
+    try:
+        return path.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return []
+
+
+def _cgroup_folders(proc: Path, cgroups: Path) -> Iterator[Path]:
+    """Yield the folders whose limits hold for this process, up to the root."""
+    for line in _lines(proc / "self" / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        names = [c for c in controllers.split(",") if c in {"cpu", "memory"}]
+        tops = [cgroups] if not controllers else [cgroups / name for name in names]
+        for top in tops:
+            folder = top / path.lstrip("/")
+            for step in (folder, *folder.parents):
+                if not step.is_relative_to(top):
+                    break
+                yield step
+
+
+def _cpu_quota(folder: Path) -> int | None:
+    """Cores by the quota of a cgroup, version 2 or 1, rounded up."""
+    for line in _lines(folder / "cpu.max"):
+        quota, period = (_number(word) for word in line.split()[:2])
+        return None if quota is None or period is None else math.ceil(quota / period)
+    quotas = [_number(line) for line in _lines(folder / "cpu.cfs_quota_us")]
+    periods = [_number(line) for line in _lines(folder / "cpu.cfs_period_us")]
+    if quotas and periods and quotas[0] and periods[0]:
+        return math.ceil(quotas[0] / periods[0])
+    return None
+
+
+def _memory_limit(folder: Path) -> int | None:
+    """Bytes by the limit of a cgroup, version 2 or 1; version 1 writes a huge number for none."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        for line in _lines(folder / name):
+            limit = _number(line)
+            return limit if limit is not None and limit < 2**60 else None
+    return None

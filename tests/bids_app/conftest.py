@@ -1,0 +1,203 @@
+"""A tiny raw dataset, and engines that write files of the right names in no time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neurostorm_app.bids_app.engines import Engines, ModelFiles, Preprocessed
+from neurostorm_app.bids_app.outputs import ANAT, BOLD
+from neurostorm_app.bids_app.settings import build_settings
+from neurostorm_app.errors import UsageError
+from neurostorm_app.models import read_card
+from neurostorm_app.pipelines.embed import RunEmbedding
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AFFINE = np.array([[-3.0, 0, 0, 30], [0, 3, 0, -40], [0, 0, 4, -50], [0, 0, 0, 1]])
+POISON = {
+    "PatientName": "Jane^Doe",
+    "PatientBirthDate": "19700101",
+    "DeviceSerialNumber": "SN-4711",
+    "InstitutionAddress": "1 Poison Street",
+    "AcquisitionDateTime": "2020-02-02T02:02:02",
+}
+
+
+def write_image(path: Path, shape: tuple[int, ...], *, tr: float = 2.0, seed: int = 0) -> Path:
+    """Write a small image of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = np.random.default_rng(seed).normal(100, 10, shape).astype(np.float32)
+    image = nib.Nifti1Image(data, AFFINE)
+    image.header.set_xyzt_units("mm", "sec")
+    if len(shape) == 4:
+        image.header.set_zooms((3, 3, 4, tr))
+    nib.save(image, path)
+    return path
+
+
+class Dataset:
+    """A raw BIDS dataset that can be spoilt."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True)
+        self.json("dataset_description.json", {"Name": "tiny", "BIDSVersion": "1.8.0"})
+        (root / "README").write_text(
+            "A tiny dataset for tests, made on the fly by the tests.\n" * 4
+        )
+        self.json("task-rest_bold.json", {"RepetitionTime": 2.0, "TaskName": "rest", **POISON})
+
+    def json(self, name: str, content: object) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+        return path
+
+    def participant(self, label: str, *, runs=("1", "2"), session=None, t1w=True) -> None:
+        folder = self.root / f"sub-{label}"
+        stem = f"sub-{label}"
+        if session:
+            folder /= f"ses-{session}"
+            stem += f"_ses-{session}"
+        seed = int(hashlib.sha256(stem.encode()).hexdigest()[:6], 16)
+        if t1w:
+            write_image(folder / "anat" / f"{stem}_T1w.nii.gz", (7, 8, 9), seed=seed)
+        for i, run in enumerate(runs):
+            name = f"{stem}_task-rest_run-{run}_bold.nii.gz"
+            write_image(folder / "func" / name, (7, 8, 9, 5), seed=seed + i + 1)
+
+    def bold(self, label: str, run: str = "1") -> Path:
+        return self.root / f"sub-{label}" / "func" / f"sub-{label}_task-rest_run-{run}_bold.nii.gz"
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    made = Dataset(tmp_path / "bids")
+    made.participant("01")
+    made.participant("02")
+    return made
+
+
+class Fake:
+    """Engines that count how often they are called."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.broken: dict[str, Exception] = {}
+
+    def engines(self) -> Engines:
+        return Engines(
+            preprocess=self.preprocess,
+            find_model=self.find_model,
+            load_model=self.load_model,
+            write_subject_page=self.write_subject_page,
+            write_group_page=self.write_group_page,
+        )
+
+    def _fail(self, name: str) -> None:
+        if name in self.broken:
+            raise self.broken[name]
+
+    def preprocess(self, t1w, runs, *, work_dir, science, plan, anat) -> Preprocessed:
+        label = t1w[0].name.split("_")[0].removeprefix("sub-")
+        self._fail(f"preprocess sub-{label}")
+        made, failed = {}, {}
+        if anat is None:
+            self.calls[f"anat {label}"] += 1
+            anat = self._files(ANAT, work_dir / "anat", t1w[0], science)
+        for run in runs:
+            self.calls[f"bold {run.name}"] += 1
+            if run.name in self.broken:
+                failed[run.name] = self.broken[run.name]
+            else:
+                made[run.name] = self._files(BOLD, work_dir / run.name, run.bold, science)
+        return Preprocessed(
+            anat=anat, bold=made, failed=failed, methods="What was done.", timings={"n4": 1.0}
+        )
+
+    def _files(self, outputs, folder: Path, source: Path, science) -> dict[str, Path]:
+        """Write one small file a role whose content depends on source and settings."""
+        folder.mkdir(parents=True)
+        seed = int(hashlib.sha256(source.read_bytes()).hexdigest()[:6], 16) + science.random_seed
+        files = {"qc": folder / "qc.json"}
+        files["qc"].write_text('{"ok": true}')
+        for output in outputs:
+            path = folder / f"{output.role}{output.extension}"
+            if output.extension == ".nii.gz":
+                shape = (5, 6, 7, 4) if output.suffix == "bold" else (5, 6, 7)
+                write_image(path, shape, seed=seed)
+            elif output.extension == ".tsv":
+                path.write_text("trans_x\n" + "0.0\n" * 4)
+            elif output.extension == ".json":
+                path.write_text("{}")
+            else:
+                path.write_text(f"{seed}")
+            files[output.role] = path
+        return files
+
+    def find_model(self, name, science) -> ModelFiles:
+        self._fail(f"find {name}")
+        if name not in {"connectome", "toy"}:
+            raise UsageError(f"there is no model {name!r}", fix="did you mean connectome?")
+        card = read_card("connectome")
+        if name == "toy":
+            card = card.model_copy(update={"name": "toy", "label": "toy", "demo": True})
+        return ModelFiles(card=card, weights=science.weights.get(name), atlas=None)
+
+    def load_model(self, files, device, plan):
+        self.calls[f"load {files.card.name}"] += 1
+        self._fail(f"load {files.card.name}")
+
+        def embed(series) -> RunEmbedding:
+            self.calls[f"embed {files.card.name} {series.name}"] += 1
+            self._fail(f"embed {series.name}")
+            seed = int(hashlib.sha256(series.bold.read_bytes()).hexdigest()[:6], 16)
+            windows = np.random.default_rng(seed).normal(size=(3, 11)).astype(np.float32)
+            return RunEmbedding(
+                windows=windows,
+                onsets=np.array([0.0, 2.0, 4.0]),
+                durations=np.full(3, 4.0),
+                pooled=windows.mean(axis=0),
+                conformance={"met": True, "reasons": []},
+                record={"engine": "fake", "device": device, "seconds": 0.1, "n_threads": 1},
+            )
+
+        return embed
+
+    def write_subject_page(self, output_dir, participant) -> Path:
+        self.calls[f"page {participant}"] += 1
+        self._fail(f"page {participant}")
+        path = output_dir / f"sub-{participant}.html"
+        path.write_text("<html></html>")
+        return path
+
+    def write_group_page(self, output_dir) -> Path:
+        self.calls["group page"] += 1
+        path = output_dir / "group.html"
+        path.write_text("<html></html>")
+        return path
+
+
+@pytest.fixture
+def fake() -> Fake:
+    return Fake()
+
+
+@pytest.fixture
+def settings(dataset, tmp_path):
+    """Build settings on the tiny dataset; validation is off unless it is asked for."""
+
+    def build(level="participant", **options):
+        options.setdefault("skip_bids_validation", True)
+        options.setdefault("nprocs", 1)
+        return build_settings(dataset.root, tmp_path / "out", level, options)
+
+    return build

@@ -1,0 +1,210 @@
+"""The command line: what is accepted, what is refused, and with which words and code."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from neurostorm_app.bids_app.cli import build_parser, main, parse
+from neurostorm_app.bids_app.compat import FOREIGN
+from neurostorm_app.bids_app.settings import GROUPS
+from neurostorm_app.errors import AnalysisLevelError, UsageError
+
+PLACES = ["in", "out", "participant"]
+
+
+def options(*words):
+    settings, _ = parse([*PLACES, *words])
+    return settings
+
+
+def test_help_shows_each_option_with_its_words(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert left.value.code == 0
+    for model in GROUPS.values():
+        for name, field in model.model_fields.items():
+            assert "--" + name.replace("_", "-") in shown
+            assert field.description, name
+            assert " ".join(field.description.split())[:40] in shown
+
+
+def test_help_starts_without_heavy_packages():
+    heavy = ["torch", "nibabel", "numpy", "pandas", "bids", "nipype", "nilearn", "matplotlib"]
+    code = (
+        "import sys\n"
+        "from neurostorm_app.bids_app.cli import main\n"
+        "try: main(['--help'])\n"
+        f"except SystemExit: print([m for m in {heavy} if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.splitlines()[-1] == "[]"
+    spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    assert spent < 0.6  # s of CPU on a busy machine; 0.17 s on an idle one
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["--version"])
+    assert left.value.code == 0
+    assert capsys.readouterr().out.startswith("neurostorm-app 0.")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("participant", "participant"),
+        ("subject", "participant"),
+        ("session", "participant"),
+        ("run", "participant"),
+        ("group", "group"),
+        ("dataset", "group"),
+    ],
+)
+def test_both_generations_of_level_names_are_known(typed, meant):
+    assert parse(["in", "out", typed])[0].level == meant
+
+
+def test_an_unknown_level_has_its_own_code():
+    with pytest.raises(AnalysisLevelError, match="the analysis level is 'particpant'") as caught:
+        parse(["in", "out", "particpant"])
+    assert caught.value.exit_code == 17
+    assert "did you mean participant" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--participant-label", "01", "02"],
+        ["--participant_label", "01", "02"],
+        ["--participant-label", "sub-01", "sub-02"],
+    ],
+)
+def test_lists_and_both_spellings_are_accepted(words):
+    assert options(*words).selection.participant_label == ("01", "02")
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["-t", "rest", "nback"], "task_label", ("rest", "nback")),
+        (["--task-id", "rest"], "task_label", ("rest",)),
+        (["--session-id", "1"], "session_label", ("1",)),
+        (["--run-id", "1", "2"], "run_label", ("1", "2")),
+    ],
+)
+def test_names_of_other_apps_are_accepted(words, field, value):
+    assert getattr(options(*words).selection, field) == value
+
+
+@pytest.mark.parametrize("flag", ["--nprocs", "--n_cpus", "--n-cpus", "--nthreads", "--cpus"])
+def test_processes_have_many_names(flag):
+    assert options(flag, "3").execution.nprocs == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "gib"),
+    [(["--mem", "4G"], 4), (["--mem-mb", "2048"], 2), (["--mem_gb", "1.5"], 1.5), ([], None)],
+)
+def test_memory_is_read_with_its_unit(words, gib):
+    memory = options(*words).execution.memory
+    assert memory == (None if gib is None else gib * 2**30)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "fix"),
+    [
+        (["--model", "x"], "no such option: .*--model", "--models"),
+        (["--nproc", "2"], "no such option: .*--nproc", "--nprocs"),
+        (["extra"], "one argument too many: .*extra", "--help"),
+        (
+            ["--nprocs", "0"],
+            "--nprocs.* cannot be .*0.*: Input should be greater than 0",
+            "--nprocs",
+        ),
+        (["--nprocs", "two"], "--nprocs cannot be .*two.*valid integer", "--nprocs"),
+        (["--precision", "fp16"], "--precision cannot be .*fp16", "--precision"),
+        (["--bold2anat-dof", "9"], "--bold2anat-dof cannot be .*9", "--help"),
+        (["--device", "tpu"], "--device cannot be .*tpu", "--device"),
+        (["--mem", "much"], "--mem: .*much.* is not a size", "8G"),
+        (["--mem", "4G", "--mem-gb", "4"], "were both given", "one of them"),
+        (["--participant-label", "../etc"], "etc.* is not a BIDS label", "label alone"),
+        (["--output-spaces", "fsaverage"], "is a surface, and surfaces are not made", "res-2"),
+        (["--output-spaces", "T1w"], "not a space we make", "MNI152NLin6Asym:res-2"),
+        (
+            ["--output-spaces", "MNI152NLin6Asym:res-2", "MNI152NLin2009cAsym:res-2"],
+            "one space a call is made",
+            "call once for each space",
+        ),
+        (["--weights", "file.pt"], "file.pt.*; expected NAME=PATH", "neurostorm="),
+        (["-d", "a b=/"], "a b.* is not a name; expected letters", "NAME=PATH"),
+        (["-d", "a=/", "a=/tmp"], "a.* is given twice: .*", "once"),
+        (["-d", "raw=/"], "stands for BIDS_DIR", "another name"),
+        (["--cifti-output", "91k"], "--cifti-output cannot be honoured", "leave it out"),
+        (["--level", "minimal"], "--level cannot be honoured", "leave it out"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_command_line_is_explained(words, message, fix):
+    with pytest.raises(UsageError) as caught:
+        parse([*PLACES, *words])
+    assert re.search(message, caught.value.what)
+    assert fix in caught.value.fix
+    assert caught.value.exit_code == 64
+
+
+def test_a_missing_derivative_is_no_input(capsys):
+    assert main([*PLACES, "-d", "fmriprep=/nowhere"]) == 66
+    assert "/nowhere does not exist" in capsys.readouterr().err
+
+
+def test_a_derivative_is_a_folder(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([*PLACES, "-d", f"fmriprep={tmp_path}/file"]) == 66
+    assert "expected the folder of a derivative" in capsys.readouterr().err
+
+
+def test_swallowed_places_are_explained():
+    with pytest.raises(UsageError, match="arguments are required") as caught:
+        parse(["--participant-label", "01", *PLACES])
+    assert "BIDS_DIR OUTPUT_DIR LEVEL first" in caught.value.fix
+
+
+def test_an_error_ends_in_a_message_and_its_code(capsys):
+    assert main([*PLACES, "--nprocs", "0"]) == 64
+    shown = capsys.readouterr().err
+    assert shown.startswith("neurostorm-app: --nprocs cannot be '0': ")
+    assert "what to do: see --nprocs" in shown
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=lambda f: f.flags[0])
+def test_options_of_other_apps_are_told_from_mistakes(foreign):
+    words = [foreign.flags[0], *["x"] * (foreign.nargs in {1, "+"})]
+    if foreign.refused:
+        with pytest.raises(UsageError, match="cannot be honoured"):
+            parse([*PLACES, *words])
+    else:
+        assert parse([*PLACES, *words])[1] == [f"{foreign.flags[0]} does nothing: {foreign.why}"]
+
+
+def test_no_two_options_share_a_spelling():
+    spellings = [s for action in build_parser()._actions for s in action.option_strings]
+    assert len(spellings) == len(set(spellings))
+
+
+def test_labels_come_from_a_file_too(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("sub-01\n02\n\n")
+    assert options("--participant-label", str(names)).selection.participant_label == ("01", "02")
+    names.write_text("01;02\n")
+    with pytest.raises(UsageError, match="'01;02' is not a BIDS label"):
+        options("--participant-label", str(names))

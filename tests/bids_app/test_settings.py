@@ -1,0 +1,66 @@
+"""Settings as a library gives them, and the values that need more than a type."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+import neurostorm_app
+from neurostorm_app.bids_app.settings import build_settings
+from neurostorm_app.bids_app.values import closest, parse_memory
+from neurostorm_app.errors import NoInputError, UsageError
+
+
+def test_settings_cannot_be_changed_after_the_check():
+    settings = build_settings("in", "out", "participant", {})
+    with pytest.raises(ValidationError):
+        settings.science.random_seed = 3
+
+
+def test_an_unknown_keyword_suggests_the_near_one():
+    with pytest.raises(UsageError, match=r"there is no option .*model") as caught:
+        neurostorm_app.run("in", "out", model=["connectome"])
+    assert "models" in caught.value.fix
+
+
+def test_the_library_says_what_the_command_says():
+    with pytest.raises(NoInputError, match="/nowhere/bids does not exist"):
+        neurostorm_app.run("/nowhere/bids", "/nowhere/out")
+
+
+def test_single_words_and_python_objects_are_taken(tmp_path):
+    options = {"models": "connectome", "derivatives": {"a": tmp_path}, "participant_label": "01"}
+    settings = build_settings("in", "out", "group", options)
+    assert settings.science.models == ("connectome",)
+    assert settings.science.derivatives == {"a": tmp_path}
+    assert settings.selection.participant_label == ("01",)
+
+
+def test_a_derivative_takes_the_name_of_its_folder(tmp_path):
+    (tmp_path / "fmriprep").mkdir()
+    options = {"derivatives": [str(tmp_path / "fmriprep")]}
+    settings = build_settings("in", "out", "participant", options)
+    assert settings.science.derivatives == {"fmriprep": tmp_path / "fmriprep"}
+
+
+def test_a_library_derivative_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(NoInputError, match="none does not exist"):
+        build_settings("in", "out", "participant", {"derivatives": {"a": tmp_path / "none"}})
+
+
+def test_the_version_is_there_and_nothing_else_is_made_up():
+    assert neurostorm_app.__version__.startswith("0.")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = neurostorm_app.nothing
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8G", 8 * 2**30), ("8GB", 8 * 2**30), ("512", 512 * 2**20), ("1.5gib", 1.5 * 2**30)],
+)
+def test_sizes_are_read(text, size):
+    assert parse_memory(text, None) == size
+
+
+def test_nothing_near_gives_no_suggestion():
+    assert closest("xyz", ["connectome", "neurostorm"]) == ""

@@ -1,0 +1,86 @@
+"""The official validator, on what we read and on what we write."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from neurostorm_app.bids_app import validation
+from neurostorm_app.bids_app.app import run_app
+from neurostorm_app.bids_app.validation import find_validator, validate
+from neurostorm_app.errors import BidsError, ExitCode, NoInputError
+
+
+def test_a_valid_dataset_passes(dataset):
+    validate(dataset.root, ["01", "02"], everyone=True)
+
+
+def test_errors_are_listed_with_a_way_around(dataset):
+    (dataset.root / "sub-01" / "func" / "notes.doc").touch()
+    with pytest.raises(BidsError, match="is not valid BIDS, 1 errors") as caught:
+        validate(dataset.root, ["01", "02"], everyone=True)
+    assert "NOT_INCLUDED" in caught.value.what
+    assert "/sub-01/func/notes.doc" in caught.value.what
+    assert "--skip-bids-validation" in caught.value.fix
+    assert caught.value.exit_code == 16
+
+
+def test_only_the_first_errors_are_shown(dataset):
+    for i in range(9):
+        (dataset.root / "sub-01" / "func" / f"notes{i}.doc").write_text("x")
+    with pytest.raises(BidsError, match="and 4 more"):
+        validate(dataset.root, ["01", "02"], everyone=True)
+
+
+def test_only_the_participants_that_are_used_are_validated(dataset):
+    (dataset.root / "sub-02" / "func" / "notes.doc").touch()
+    (dataset.root / "sub-03").symlink_to("nowhere")
+    table = "participant_id\tage\nsub-01\t30\nsub-02\t40\nsub-03\t50\n"
+    (dataset.root / "participants.tsv").write_text(table)
+    validate(dataset.root, ["01"], everyone=False)
+
+
+def test_damage_of_one_image_is_left_to_its_run(dataset):
+    dataset.bold("01").unlink()
+    dataset.bold("01").symlink_to("../../.git/annex/objects/x")
+    dataset.bold("02").write_bytes(b"")
+    validate(dataset.root, ["01", "02"], everyone=True)
+
+
+def test_no_home_is_needed(dataset, monkeypatch):
+    monkeypatch.setenv("HOME", "/nonexistent")
+    validate(dataset.root, ["01", "02"], everyone=True)
+
+
+def test_a_validator_that_is_not_there_is_explained(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NoInputError, match=r"is neither in .* nor on PATH"):
+        find_validator()
+
+
+def test_a_validator_that_breaks_is_not_taken_for_consent(monkeypatch, tmp_path, dataset):
+    broken = tmp_path / "bids-validator-deno"
+    broken.write_text("#!/bin/sh\necho out of memory >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(validation, "find_validator", lambda: broken)
+    with pytest.raises(BidsError, match=r"ended with code \d and no result: .*out of memory"):
+        validate(dataset.root, ["01"], everyone=True)
+
+
+def test_the_app_stops_at_an_invalid_dataset(settings, fake, dataset):
+    (dataset.root / "sub-01" / "func" / "notes.doc").touch()
+    with pytest.raises(BidsError, match="is not valid BIDS"):
+        run_app(settings(skip_bids_validation=False), engines=fake.engines())
+    assert not fake.calls
+
+
+def test_our_output_has_no_validation_errors(settings, fake, tmp_path, dataset):
+    dataset.participant("05", session="a", runs=("1",))
+    result = run_app(settings(models=["connectome", "toy"]), engines=fake.engines())
+    assert result.exit_code == ExitCode.SUCCESS
+    assert run_app(settings("group"), engines=fake.engines()).exit_code == ExitCode.SUCCESS
+    (tmp_path / "out" / ".work-x" / "sub-01").mkdir(parents=True)
+    (tmp_path / "out" / ".work-x" / "sub-01" / "scratch.nii.gz").write_bytes(b"x")
+    validate(tmp_path / "out", ["01", "02", "05"], everyone=True)

@@ -1,0 +1,291 @@
+"""The graph of a participant: all files come, and a run that fails fails alone."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from nibabel.affines import apply_affine, from_matvec
+from nibabel.eulerangles import euler2mat
+
+from neurostorm_app.errors import AppError, CorruptImageError, TemporaryError, UsageError
+from neurostorm_app.pipelines.grid import Grid, standard_grid
+from neurostorm_app.pipelines.image import open_image, write_volume
+from neurostorm_app.pipelines.itk import read_itk_affines, write_itk_composite
+from neurostorm_app.pipelines.preprocess.outcome import gather
+from neurostorm_app.pipelines.preprocess.workflow import (
+    AnatFiles,
+    BoldFiles,
+    Options,
+    preprocess_participant,
+)
+from neurostorm_app.pipelines.stage import Run
+from neurostorm_app.pipelines.xfm import Affine
+
+T1W = Grid((74, 88, 70), from_matvec(np.diag([2.0, 2, 2]), [-74, -100, -60]))
+BOLD = Grid((30, 36, 26), from_matvec(np.diag([-5.0, 5, 5]), [74, -100, -58]))
+T = 14
+TO_STD = Affine(from_matvec(np.eye(3), [2.0, -3, 1]))
+COREG = Affine(from_matvec(euler2mat(0.03, 0.02, -0.02), [2.0, -1, 3]))
+
+
+def tissues(points):
+    """White matter with broad folds, grey around it, fluid inside and outside."""
+    x, y, z = np.moveaxis(np.asarray(points) - [0, -12, 10], -1, 0)
+    radius = np.sqrt((x / 62) ** 2 + (y / 76) ** 2 + (z / 58) ** 2)
+    depth = radius + 0.06 * np.sin(x / 9 + 1) * np.sin(y / 11) * np.cos(z / 10)
+    brain = 1 / (1 + np.exp((depth - 0.92) * 40))
+    white = 1 / (1 + np.exp((depth - 0.70) * 40))
+    fluid = 1 / (1 + np.exp((radius - 0.28) * 40))
+    return np.stack([brain - white, white - fluid, fluid]).clip(0, 1)
+
+
+def motion(number):
+    return from_matvec(euler2mat(0.004 * number, 0, -0.003 * number), [0.2 * number, -0.1, 0.0])
+
+
+@pytest.fixture(scope="module")
+def anat(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("anat")
+    grey, white, fluid = tissues(T1W.world()).astype(np.float32)
+    images = {"t1w": 600 * grey + 900 * white + 200 * fluid, "gm": grey, "wm": white, "csf": fluid}
+    for name, volume in images.items():
+        write_volume(folder / f"{name}.nii.gz", volume, grid=T1W)
+    mask = grey + white + fluid > 0.5
+    write_volume(folder / "mask.nii.gz", mask, grid=T1W, dtype=np.uint8)
+    write_itk_composite(folder / "to.h5", TO_STD)
+    (folder / "qc.json").write_text("{}")
+    paths = dict.fromkeys(AnatFiles.__slots__, folder / "t1w.nii.gz")
+    paths |= {name: folder / f"{name}.nii.gz" for name in ("gm", "wm", "csf", "mask")}
+    return AnatFiles(**(paths | {"to_std_xfm": folder / "to.h5", "qc": folder / "qc.json"}))
+
+
+def write_bold(path, seed):
+    rng = np.random.default_rng(seed)
+    volumes = []
+    for number in range(T):
+        back = np.linalg.inv(motion(number) @ COREG.matrix)
+        grey, white, fluid = tissues(apply_affine(back, BOLD.world()))
+        volumes.append(650 * grey + 500 * white + 900 * fluid + rng.normal(0, 8, BOLD.shape))
+    image = nib.Nifti1Image(np.stack(volumes, -1).astype(np.float32), BOLD.affine)
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bold")
+    whole = write_bold(folder / "whole.nii.gz", seed=1)
+    packed = whole.read_bytes()
+    (folder / "cut.nii.gz").write_bytes(packed[: len(packed) * 2 // 3])
+    return [
+        Run(name=f"sub-01_task-{name}", participant="01", bold=folder / f"{name}.nii.gz", tr=2.0)
+        for name in ("whole", "cut")
+    ]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Make an empty home folder, to see that it stays empty."""
+    folder = tmp_path_factory.mktemp("home")
+    before = dict(os.environ)
+    os.environ["HOME"] = str(folder)
+    yield folder
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def done(runs, anat, home, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp("work")
+    return preprocess_participant(
+        [], runs, work_dir=work_dir, options=Options(), n_procs=1, anat=anat
+    )
+
+
+def test_the_run_that_is_whole_has_all_its_files(done):
+    files = done.bold["sub-01_task-whole"]
+    assert all(getattr(files, role).is_file() for role in BoldFiles.__slots__)
+    image = open_image(files.bold_std)
+    assert Grid.of(image) == standard_grid("MNI152NLin6Asym", "2")
+    assert image.shape[3] == T
+    assert image.header.get_zooms()[3] == pytest.approx(2.0)  # s
+    assert (int(image.header["sform_code"]), image.get_data_dtype()) == (4, np.float32)
+    assert open_image(files.mask_std).get_data_dtype() == np.uint8
+    assert set(json.loads(files.qc.read_text())) == {"reference", "coregistration", "motion"}
+
+
+def test_the_run_that_is_cut_fails_alone_and_by_name(done):
+    assert list(done.bold) == ["sub-01_task-whole"]
+    error = done.failed["sub-01_task-cut"]
+    assert isinstance(error, CorruptImageError)
+    assert "cut.nii.gz: volume" in error.what
+    assert "checksum" in error.fix
+
+
+def test_motion_coregistration_and_normalisation_meet_in_one_interpolation(done):
+    files = done.bold["sub-01_task-whole"]
+    matrices = read_itk_affines(files.hmc_xfm)
+    relative = matrices[10] @ np.linalg.inv(matrices[2])
+    truth = motion(10) @ np.linalg.inv(motion(2))
+    brain = tissues(T1W.world()).sum(axis=0) > 0.5
+    points = T1W.world()[brain]
+    off = np.linalg.norm(apply_affine(relative, points) - apply_affine(truth, points), axis=1)
+    assert np.percentile(off, 95) < 0.15  # mm
+    target = standard_grid("MNI152NLin6Asym", "2")
+    grey, white, fluid = tissues(TO_STD(target.world()))
+    truth_std = 650 * grey + 500 * white + 900 * fluid
+    mean = open_image(files.bold_std).get_fdata(dtype=np.float32).mean(axis=-1)
+    inside = open_image(files.mask_std).get_fdata() > 0
+    assert np.corrcoef(mean[inside], truth_std[inside])[0, 1] > 0.9
+
+
+def test_the_confounds_have_a_row_a_volume(done):
+    table = pd.read_csv(done.bold["sub-01_task-whole"].confounds, sep="\t", na_values="n/a")
+    assert len(table) == T
+    assert table["framewise_displacement"].isna().sum() == 1
+    assert {"a_comp_cor_00", "white_matter", "csf", "trans_x", "rot_z"} <= set(table.columns)
+
+
+def test_methods_and_costs_are_told(done):
+    assert "interpolated once" in done.methods
+    assert "skull-stripped" not in done.methods  # the anatomy was given
+    assert "{" not in done.methods
+    assert done.timings["run000.motion"] > 0
+    assert done.peak_mib["run000.motion"] > 10
+
+
+def test_nothing_is_written_to_the_home_folder(done, home):
+    assert done.bold
+    assert not list(home.rglob("*"))
+
+
+def test_crashes_are_text_in_the_work_dir(done):
+    work_dir = done.bold["sub-01_task-whole"].qc.parents[3]
+    crashes = list((work_dir / "nipype" / "crash").iterdir())
+    assert crashes
+    assert {path.suffix for path in crashes} == {".txt"}
+
+
+def test_a_second_call_takes_up_what_is_there(done, runs, anat, home):
+    files = done.bold["sub-01_task-whole"]
+    before = files.bold_std.stat().st_mtime_ns
+    again = preprocess_participant(
+        [],
+        runs[:1],
+        work_dir=files.qc.parents[3],
+        options=Options(),
+        n_procs=1,
+        anat=anat,
+    )
+    assert again.bold["sub-01_task-whole"].bold_std.stat().st_mtime_ns == before
+    assert not again.failed
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_numbers(done, runs, anat, home, tmp_path):
+    both = preprocess_participant(
+        [], runs, work_dir=tmp_path, options=Options(), n_procs=2, anat=anat
+    )
+    assert isinstance(both.failed["sub-01_task-cut"], CorruptImageError)
+    one, two = (found.bold["sub-01_task-whole"] for found in (done, both))
+    assert one.bold_std.read_bytes() == two.bold_std.read_bytes()
+    assert one.confounds.read_bytes() == two.confounds.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (Options(dummy_scans=11), "11 dummy scans leave 3 of 14 volumes"),
+        (Options(bold2anat_dof=12), "12 degrees of freedom for BOLD to T1w"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_with_reason(options, words, runs, anat, home, tmp_path):
+    failed = preprocess_participant(
+        [], runs[:1], work_dir=tmp_path, options=options, n_procs=1, anat=anat
+    ).failed["sub-01_task-whole"]
+    assert isinstance(failed, UsageError)
+    assert words in failed.what
+
+
+def test_a_failed_anatomy_fails_all_runs_with_its_error(runs, home, tmp_path):
+    done = preprocess_participant(
+        [runs[1].bold], runs, work_dir=tmp_path, options=Options(), n_procs=1
+    )
+    assert done.anat is None
+    assert set(done.failed) == {run.name for run in runs}
+    assert all("one volume was expected" in error.what for error in done.failed.values())
+
+
+def test_the_death_of_a_worker_is_noticed_and_may_be_tried_again(anat, tmp_path):
+    from neurostorm_app.pipelines.preprocess.plugin import PoolPlugin
+
+    plugin = PoolPlugin(1)
+    running, dead, done = Future(), Future(), Future()
+    dead.set_exception(BrokenProcessPool("killed"))
+    done.set_result({"taskid": 3})
+    plugin._task_obj = {1: running, 2: dead, 3: done}
+    assert plugin._get_result(1) is None
+    assert plugin._get_result(3) == {"taskid": 3}
+    assert plugin._get_result(2)["traceback"] == ["killed"]
+    assert isinstance(plugin.death, TemporaryError)
+    assert "died without a word" in plugin.death.what
+    failed = gather(
+        tmp_path / "participant",
+        parts={"run000": "sub-01_task-rest"},
+        anat=anat,
+        place=("MNI152NLin6Asym", "2"),
+        crash=plugin.death,
+        methods="",
+    ).failed
+    assert failed == {"sub-01_task-rest": plugin.death}
+
+
+def test_after_a_death_what_is_left_is_tried_once_more_alone(
+    monkeypatch, caplog, runs, anat, home, tmp_path
+):
+    from neurostorm_app.pipelines.preprocess.graph import ParticipantGraph
+
+    sizes = []
+
+    def die(_, pool):
+        sizes.append(pool.processors)
+        pool.death = TemporaryError("a worker died", fix="try again")
+        return pool.death
+
+    monkeypatch.setattr(ParticipantGraph, "_execute", die)
+    done = preprocess_participant(
+        [], runs[:1], work_dir=tmp_path, options=Options(), n_procs=2, anat=anat
+    )
+    assert sizes == [2, 1]
+    assert "tried once more, one step at a time" in caplog.text
+    assert isinstance(done.failed["sub-01_task-whole"], TemporaryError)
+
+
+def test_a_script_without_a_guard_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(UsageError, match="called again while one of its workers was starting"):
+        preprocess_participant([], [], work_dir=tmp_path, options=Options(), n_procs=2)
+
+
+def test_a_crash_that_nobody_foresaw_points_to_its_file(anat, tmp_path):
+    done = gather(
+        tmp_path / "participant",
+        parts={"run000": "sub-01_task-rest"},
+        anat=anat,
+        place=("MNI152NLin6Asym", "2"),
+        crash=RuntimeError("Traceback\nZeroDivisionError: division by zero"),
+        methods="",
+    )
+    error = done.failed["sub-01_task-rest"]
+    assert type(error) is AppError
+    assert "stopped at a step that nobody foresaw: ZeroDivisionError" in error.what
+    assert Path(tmp_path.name).name in error.fix

@@ -1,0 +1,135 @@
+"""What this job may use: a table of machines."""
+
+from __future__ import annotations
+
+import pytest
+
+from neurostorm_app.errors import UsageError
+from neurostorm_app.pipelines.resources import Resources, detect, find_device, peak_memory, plan
+
+GIB = 2**30
+
+
+class Machine:
+    """A made-up machine: what the kernel would show of it."""
+
+    def __init__(self, root):
+        self.proc, self.cgroups = root / "proc", root / "cgroup"
+        (self.proc / "self").mkdir(parents=True)
+        (self.proc / "meminfo").write_text("MemTotal:       33554432 kB\nMemFree: 1 kB\n")
+        self.cgroups.mkdir()
+
+    def cgroup(self, line, **files):
+        (self.proc / "self" / "cgroup").write_text(line + "\n")
+        for path, text in files.items():
+            target = self.cgroups / path.replace("__", "/").replace("_max", ".max")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text + "\n")
+
+    def detect(self, affinity=16, **environment):
+        return detect(environment, proc=self.proc, cgroups=self.cgroups, affinity=affinity)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def test_a_bare_machine_is_used_as_it_is(machine):
+    assert machine.detect() == Resources(16, "CPU affinity", 32 * GIB, "the machine")
+
+
+def test_cgroup_version_2_limits_hold(machine):
+    machine.cgroup("0::/job", job__cpu_max="250000 100000", job__memory_max=str(4 * GIB))
+    found = machine.detect()
+    assert (found.cores, found.cores_from) == (3, "cgroup")
+    assert (found.memory, found.memory_from) == (4 * GIB, "cgroup")
+
+
+def test_the_limit_of_a_parent_holds_too(machine):
+    files = {
+        "a__memory_max": str(8 * GIB),
+        "a__b__memory_max": "max",
+        "a__b__cpu_max": "max 100000",
+    }
+    machine.cgroup("0::/a/b", **files)
+    assert machine.detect().memory == 8 * GIB
+    assert machine.detect().cores == 16
+
+
+def test_cgroup_version_1_limits_hold(machine):
+    machine.cgroup("4:cpu,cpuacct:/job\n7:memory:/job")
+    for name, text in (
+        ("cpu/job/cpu.cfs_quota_us", "400000"),
+        ("cpu/job/cpu.cfs_period_us", "100000"),
+        ("memory/job/memory.limit_in_bytes", str(2 * GIB)),
+    ):
+        path = machine.cgroups / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = machine.detect()
+    assert (found.cores, found.memory) == (4, 2 * GIB)
+
+
+def test_the_huge_number_of_version_1_is_no_limit(machine):
+    machine.cgroup("7:memory:/job")
+    path = machine.cgroups / "memory" / "job" / "memory.limit_in_bytes"
+    path.parent.mkdir(parents=True)
+    path.write_text("9223372036854771712")
+    assert machine.detect().memory_from == "the machine"
+
+
+def test_slurm_says_what_the_job_was_given(machine):
+    found = machine.detect(SLURM_CPUS_PER_TASK="2", SLURM_MEM_PER_NODE="8192")
+    assert found == Resources(2, "SLURM", 8 * GIB, "SLURM")
+    found = machine.detect(SLURM_CPUS_PER_TASK="2", SLURM_MEM_PER_CPU="2048")
+    assert found.memory == 4 * GIB
+
+
+def test_affinity_counts_before_the_scheduler(machine):
+    assert machine.detect(affinity=1, SLURM_CPUS_PER_TASK="8").cores == 1
+
+
+def test_odd_values_of_the_scheduler_are_no_limits(machine):
+    assert machine.detect(SLURM_CPUS_PER_TASK="", SLURM_MEM_PER_NODE="0").cores == 16
+
+
+def test_this_machine_has_something():
+    found = detect()
+    assert found.cores >= 1
+    assert found.memory > 2**28
+
+
+@pytest.mark.parametrize(
+    ("cores", "memory", "asked", "expected"),
+    [
+        (4, 16, {}, (4, 1)),
+        (4, 5, {}, (2, 2)),
+        (4, 16, {"nprocs": 2}, (2, 2)),
+        (4, 16, {"nprocs": 2, "nthreads": 3}, (2, 3)),
+        (4, 16, {"memory": 3 * GIB}, (1, 4)),
+        (4, 2, {"memory": 64 * GIB}, (1, 4)),
+    ],
+)
+def test_processes_fit_into_memory(cores, memory, asked, expected):
+    resources = Resources(cores, "test", memory * GIB, "test")
+    asked = {"nprocs": None, "nthreads": None, "memory": None, **asked}
+    made = plan(resources, **asked, per_process=2 * GIB)
+    assert (made.n_procs, made.n_threads) == expected
+
+
+def test_too_little_memory_is_refused_before_any_work():
+    resources = Resources(4, "test", 16 * GIB, "cgroup")
+    with pytest.raises(UsageError, match=r"GiB of memory by .*--mem; .*one run takes") as caught:
+        plan(resources, nprocs=None, nthreads=None, memory=GIB, per_process=2 * GIB)
+    assert "at least 2 GiB" in caught.value.fix
+
+
+def test_a_device_that_was_named_is_kept():
+    assert find_device("cpu") == "cpu"
+    assert find_device("cuda:1") == "cuda:1"
+    assert find_device("auto") in {"cpu", "cuda"}
+
+
+def test_peak_memory_is_in_bytes():
+    assert 2**24 < peak_memory() < 2**40
