@@ -46,9 +46,9 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright $$(find -L src/neurostorm_app -name '*.py')
 	$(BIN)/lint-imports
-	$(BIN)/python -m numpydoc.cli lint $$(git ls-files 'bids_app/*.py' 'pipelines/*.py' 'models/*.py' 'src/neurostorm_app/*.py')
+	$(BIN)/numpydoc lint $$(find -L src/neurostorm_app -name '*.py')
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -s --timeout 3600

@@ -257,6 +257,7 @@ def embedding_paths(series: StandardSeries, label: str, root: Path) -> dict[str,
     """Paths of the tables of a run: ``run``, ``windows`` and their sidecars."""
 
     def path(desc: str, extension: str) -> Path:
+        """Name one of them."""
         return derivative_path(
             root,
             series.name,

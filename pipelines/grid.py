@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import nibabel as nib
+    from nibabel.spatialimages import SpatialImage
     from numpy.typing import NDArray
 
 __all__ = ["STANDARD_GRIDS", "Grid", "standard_grid", "vox2vox"]
@@ -40,7 +40,7 @@ class Grid:
     affine: NDArray[np.float64]
 
     @classmethod
-    def of(cls, image: nib.spatialimages.SpatialImage, path: Path | None = None) -> Grid:
+    def of(cls, image: SpatialImage, path: Path | None = None) -> Grid:
         """Take the grid of an image; a fourth axis is left out.
 
         Raises

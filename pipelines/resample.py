@@ -117,6 +117,7 @@ def resample_series(  # noqa: PLR0913
     sampler = VolumeSampler(points[near], source=source)
 
     def place(volume: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Interpolate a volume at the points, zero elsewhere."""
         whole = np.zeros(near.shape, dtype=np.float32)
         whole[near] = sampler(volume, matrix)
         return whole.reshape(target.shape)

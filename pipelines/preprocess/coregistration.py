@@ -206,6 +206,7 @@ def refine(
     usual = float(np.median(np.abs(_contrast(boldref, grid, boundary, start)))) or 1.0
 
     def cost(numbers: NDArray[np.float64]) -> float:
+        """Say how far the boundary is from an edge, at a pose near the start."""
         xfm = Affine(start.matrix @ _pose(numbers, centre))
         contrast = _contrast(boldref, grid, boundary, xfm)
         return float(np.mean(1.0 + np.tanh(-contrast / usual))) if contrast.size else 2.0

@@ -167,6 +167,7 @@ def to_standard(  # noqa: PLR0913
     points = read_itk_composite(to_std_xfm)(target.world())
 
     def bring(path: Path, *, order: int) -> NDArray[np.float32]:
+        """Interpolate an image of the T1w's space on the standard grid."""
         volume, source = read_volume(path)
         return resample_volume(
             volume, source=source, target=target, xfm=lambda _: points, order=order
