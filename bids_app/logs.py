@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ LEVELS: Final = (logging.INFO, logging.DEBUG)
 
 def to_terminal(verbose: int) -> None:
     """Show messages of the app on standard error; of other packages only when asked twice."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Terminal(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     app = logging.getLogger(ROOT)
     app.handlers = [handler]
@@ -29,6 +29,15 @@ def to_terminal(verbose: int) -> None:
     app.propagate = verbose > 1
     if verbose > 1:
         logging.basicConfig(level=logging.INFO)
+
+
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is at the time, which a library's user may have changed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 @contextlib.contextmanager

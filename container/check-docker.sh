@@ -18,7 +18,7 @@ build=(--tag "$image" --build-arg "PIP_ARGS=${PIP_ARGS:-}")
 run=("$engine" run --rm --network none --read-only --tmpfs /tmp:rw,size=4g,mode=1777 --user 12345:54321)
 "${run[@]}" "$image" --version
 "${run[@]}" -v "$folder:/data" --entrypoint neurostorm-tools "$image" \
-    phantom /data/bids --participants 2 --runs 2 --volumes 60 --seed 1
+    phantom /data/bids --participants 2 --runs 2 --scale tiny --seed 1
 "${run[@]}" -v "$folder/bids:/bids:ro" -v "$folder:/data" "$image" \
     /bids /data/out participant --models connectome neurostorm-demo
 "${run[@]}" -v "$folder/bids:/bids:ro" -v "$folder:/data" "$image" /bids /data/out group
