@@ -52,8 +52,10 @@ def _add_phantom(verbs: Any) -> None:
 
 
 def _phantom(asked: argparse.Namespace) -> None:
+    from neurostorm_app.bids_app.logs import to_terminal
     from neurostorm_app.pipelines.phantom import make_phantom
 
+    to_terminal(0)
     truth = make_phantom(
         asked.out,
         participants=asked.participants,

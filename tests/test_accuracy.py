@@ -34,7 +34,7 @@ def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("phantom")
     truth = make_phantom(folder / "bids", participants=5, runs=2, seed=1, n_volumes=120)
     models = ["connectome", "neurostorm-demo"]
-    report = run(folder / "bids", folder / "out", "participant", models=models)
+    report = run(folder / "bids", folder / "out", "participant", models=models, nprocs=2)
     assert report.exit_code == 0
     assert run(folder / "bids", folder / "out", "group").exit_code == 0
     return truth, folder

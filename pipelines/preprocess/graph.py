@@ -15,7 +15,7 @@ from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.preprocess import interfaces, interfaces_anat
 from neurostorm_app.pipelines.preprocess.nodes import WriteQc
 from neurostorm_app.pipelines.preprocess.outcome import forget_errors, gather
-from neurostorm_app.pipelines.preprocess.plugin import PoolPlugin
+from neurostorm_app.pipelines.preprocess.plugin import PoolPlugin, StepLog
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,6 +74,8 @@ class ParticipantGraph:
         self._n_procs = n_procs
         self._anat = anat
         self._parts = {f"run{number:03d}": run for number, run in enumerate(runs)}
+        names = {name: run.name for name, run in self._parts.items()}
+        self._tell = StepLog({"anat": "anatomy"} | names)
         self._threads = max(1, n_procs // max(1, len(runs)))
         self._whole = LiterateWorkflow(name="participant")
         anat_part = None if anat is not None else self._anat_part(t1w)
@@ -102,11 +104,11 @@ class ParticipantGraph:
         self._whole.base_dir = str(work_dir)
         forget_errors(work_dir)
         _apply_settings(work_dir)
-        pool = PoolPlugin(self._n_procs) if self._n_procs > 1 else None
+        pool = PoolPlugin(self._n_procs, self._tell) if self._n_procs > 1 else None
         crash = self._execute(pool)
         if pool is not None and pool.death is not None:
             logger.warning("%s; what is left is tried once more, one step at a time", pool.death)
-            pool = PoolPlugin(1)
+            pool = PoolPlugin(1, self._tell)
             crash = self._execute(pool)
         return gather(
             work_dir / "participant",
@@ -121,7 +123,8 @@ class ParticipantGraph:
         """Run what is not done yet, in workers or here; give what stopped it."""
         before = Path.cwd()
         try:
-            self._whole.run(plugin=pool or "Linear")
+            alone = {"status_callback": self._tell}
+            self._whole.run(plugin=pool or "Linear", plugin_args=None if pool else alone)
         except (RuntimeError, OSError, AppError, ValueError) as error:
             # nipype raises one error for all; the nodes have told their own stories.
             return (pool.death if pool is not None else None) or error

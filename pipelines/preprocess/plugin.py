@@ -1,8 +1,10 @@
-"""Nipype's process pool, made to notice the death of a worker instead of waiting for ever."""
+"""How nodes run: a process pool that notices the death of a worker, and a line for each step."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,37 @@ from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 from neurostorm_app.errors import TemporaryError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
-__all__ = ["PoolPlugin"]
+__all__ = ["PoolPlugin", "StepLog"]
+
+logger = logging.getLogger(__name__)
+
+
+class StepLog:
+    """Says which step of which part has ended, and what it took; nipype calls it.
+
+    Parameters
+    ----------
+    names : mapping of str to str
+        What the parts of the graph are called in messages.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._began: dict[str, float] = {}
+
+    def __call__(self, node: Any, status: str) -> None:
+        """Take note of a node: it will ``start``, or came to its ``end``."""
+        now = time.monotonic()
+        if status == "start":
+            self._began[node.fullname] = now
+            return
+        seconds = now - self._began.get(node.fullname, now)
+        part, step = node.fullname.split(".")[-2:]
+        if status == "end" and seconds >= 1:
+            logger.info("%s: %s in %.0f s", self._names.get(part, part), step, seconds)
 
 
 class PoolPlugin(MultiProcPlugin):  # type: ignore[misc]
@@ -27,10 +57,17 @@ class PoolPlugin(MultiProcPlugin):  # type: ignore[misc]
     ----------
     n_procs : int
         Processes at a time.
+    tell : callable, optional
+        Told of each node that starts and ends, such as a `StepLog`.
     """
 
-    def __init__(self, n_procs: int) -> None:
-        settings = {"n_procs": n_procs, "mp_context": "spawn", "raise_insufficient": False}
+    def __init__(self, n_procs: int, tell: Callable[[Any, str], None] | None = None) -> None:
+        settings = {
+            "n_procs": n_procs,
+            "mp_context": "spawn",
+            "raise_insufficient": False,
+            "status_callback": tell,
+        }
         super().__init__(plugin_args=settings)
         self._n_procs = n_procs
         self._broken = False

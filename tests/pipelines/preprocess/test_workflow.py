@@ -289,3 +289,18 @@ def test_a_crash_that_nobody_foresaw_points_to_its_file(anat, tmp_path):
     assert type(error) is AppError
     assert "stopped at a step that nobody foresaw: ZeroDivisionError" in error.what
     assert Path(tmp_path.name).name in error.fix
+
+
+def test_a_step_that_took_its_time_is_told(caplog, monkeypatch):
+    from types import SimpleNamespace
+
+    from neurostorm_app.pipelines.preprocess import plugin
+
+    clock = iter([0.0, 12.0])
+    monkeypatch.setattr(plugin.time, "monotonic", lambda: next(clock))
+    tell = plugin.StepLog({"run000": "sub-01_task-rest_run-1"})
+    node = SimpleNamespace(fullname="participant.run000.motion")
+    with caplog.at_level("INFO", logger=plugin.logger.name):
+        tell(node, "start")
+        tell(node, "end")
+    assert caplog.messages == ["sub-01_task-rest_run-1: motion in 12 s"]
