@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # check-apptainer.sh [IMAGE.sif]: build the image from apptainer.def and run its %test.
-# BOOTSTRAP, BASE_IMAGE and PIP_ARGS may be set, as for `apptainer build --build-arg`.
+# BOOTSTRAP, BASE_IMAGE and PIP_ARGS may be set, as for `apptainer build --build-arg`, and
+# BUILD_ARGS to further arguments of the build.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 image=$(realpath -m "${1:-$(mktemp -d)/neurostorm-app.sif}")
@@ -10,7 +11,8 @@ for name in BOOTSTRAP BASE_IMAGE PIP_ARGS; do
     [[ -n ${!name:-} ]] && build+=(--build-arg "$name=${!name}")
 done
 cd "$root"
-apptainer build --fakeroot --force "${build[@]}" "$image" apptainer.def
+# shellcheck disable=SC2086  # BUILD_ARGS is a list of arguments
+apptainer build --fakeroot --force "${build[@]}" ${BUILD_ARGS:-} "$image" apptainer.def
 apptainer run --containall --no-home "$image" --version
 apptainer test --containall --no-home "$image"
 echo "the image works: $image"

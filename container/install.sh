@@ -6,12 +6,12 @@ set -eu
 source=$1
 prefix=$2
 
+# shellcheck disable=SC2086  # PIP_ARGS is a list of arguments
 python3 -m venv "$prefix"
-"$prefix/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir \
+"$prefix/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir ${PIP_ARGS:-} \
     -c "$source/requirements.lock" 'setuptools>=77' wheel
 "$prefix/bin/pip" wheel --quiet --disable-pip-version-check --no-cache-dir --no-deps \
     --no-build-isolation --wheel-dir "$source/dist" "$source"
-# shellcheck disable=SC2086  # PIP_ARGS is a list of arguments
 "$prefix/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir ${PIP_ARGS:-} \
     -c "$source/requirements.lock" "$source"/dist/*.whl
 "$prefix/bin/pip" uninstall --quiet --yes wheel
