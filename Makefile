@@ -21,7 +21,7 @@ install: .venv/installed
 demo: install
 	@echo "==> a phantom dataset: 3 participants, 2 runs each, true motion and warps beside it"
 	rm -rf $(DEMO)
-	$(BIN)/neurostorm-tools phantom $(DEMO)/bids --participants 3 --runs 2 --volumes 80 --seed 1
+	$(BIN)/neurostorm-tools phantom $(DEMO)/bids --participants 3 --runs 2 --volumes 70 --seed 1
 	@echo "==> participant level: preprocessing, embeddings, one report a participant"
 	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out participant --models connectome neurostorm-demo
 	@echo "==> group level: table, index, report"

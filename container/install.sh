@@ -2,11 +2,11 @@
 # install.sh SOURCE PREFIX: build the wheel from SOURCE and install it, with the exact versions
 # of the lock file, into a virtual environment at PREFIX. The Dockerfile and the Apptainer
 # definition both call this, so that the two images hold the same thing.
+# shellcheck disable=SC2086  # PIP_ARGS is a list of arguments
 set -eu
 source=$1
 prefix=$2
 
-# shellcheck disable=SC2086  # PIP_ARGS is a list of arguments
 python3 -m venv "$prefix"
 "$prefix/bin/pip" install --quiet --disable-pip-version-check --no-cache-dir ${PIP_ARGS:-} \
     -c "$source/requirements.lock" 'setuptools>=77' wheel
