@@ -30,9 +30,9 @@ SPACE = "MNI152NLin6Asym"
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Five people with two runs of four minutes, through both levels of the app."""
+    """Five people with two runs of 200 s, through both levels of the app."""
     folder = tmp_path_factory.mktemp("phantom")
-    truth = make_phantom(folder / "bids", participants=5, runs=2, seed=1, n_volumes=120)
+    truth = make_phantom(folder / "bids", participants=5, runs=2, seed=1, n_volumes=100)
     models = ["connectome", "neurostorm-demo"]
     report = run(folder / "bids", folder / "out", "participant", models=models, nprocs=2)
     assert report.exit_code == 0

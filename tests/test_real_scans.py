@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -46,7 +47,9 @@ def glm(bold: Path, mask: Path, events: Path, order: np.ndarray | None = None) -
         t_r=2.0, noise_model="ar1", drift_model="cosine", high_pass=0.01,
         mask_img=str(mask), smoothing_fwhm=None, n_jobs=2, minimize_memory=True,
     )  # fmt: skip
-    model.fit(image, events=table[["onset", "duration", "trial_type"]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # "given mask will be used": as asked
+        model.fit(image, events=table[["onset", "duration", "trial_type"]])
     return model.compute_contrast("picture", output_type="stat")
 
 
