@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.preprocess.workflow import AnatFiles, Options, Preprocessed
     from neurostorm_app.pipelines.stage import Run
 
-__all__ = ["ParticipantGraph"]
+__all__ = ["ParticipantGraph", "apply_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,6 @@ class ParticipantGraph:
         """
         self._whole.base_dir = str(work_dir)
         forget_errors(work_dir)
-        _apply_settings(work_dir)
         pool = PoolPlugin(self._n_procs, self._tell) if self._n_procs > 1 else None
         crash = self._execute(pool)
         if pool is not None and pool.death is not None:
@@ -231,8 +230,15 @@ class ParticipantGraph:
                     self._whole.connect(anat_part, source, part, f"{node}.{target}")
 
 
-def _apply_settings(work_dir: Path) -> None:
-    """Tell a nipype that was imported before us where to write."""
+def apply_settings(work_dir: Path) -> None:
+    """Tell nipype where to write, before a graph is built: graphs keep what they found then.
+
+    Parameters
+    ----------
+    work_dir : Path
+        Scratch of the participant, with ``nipype/nipype.cfg``. A nipype that somebody imported
+        before us, or that ran another participant, has other settings.
+    """
     nipype.config._config.read(work_dir / "nipype" / "nipype.cfg")  # noqa: SLF001
     nipype.logging.update_logging(nipype.config)
 

@@ -212,8 +212,9 @@ def preprocess_participant(
         )
     work_dir = work_dir.absolute()
     _settle_nipype(work_dir / "nipype")
-    from neurostorm_app.pipelines.preprocess.graph import ParticipantGraph
+    from neurostorm_app.pipelines.preprocess.graph import ParticipantGraph, apply_settings
 
+    apply_settings(work_dir)
     graph = ParticipantGraph(t1w, runs, options=options, n_procs=n_procs, anat=anat)
     done = graph.run(work_dir)
     for name, error in done.failed.items():

@@ -304,3 +304,19 @@ def test_a_step_that_took_its_time_is_told(caplog, monkeypatch):
         tell(node, "start")
         tell(node, "end")
     assert caplog.messages == ["sub-01_task-rest_run-1: motion in 12 s"]
+
+
+def test_a_nipype_that_was_there_before_us_writes_where_we_say(tmp_path):
+    import nipype
+
+    from neurostorm_app.pipelines.preprocess import workflow
+
+    nipype.config.set("execution", "crashdump_dir", str(tmp_path / "elsewhere"))
+    workflow._settle_nipype(tmp_path / "work/nipype")
+    from neurostorm_app.pipelines.preprocess.graph import ParticipantGraph, apply_settings
+
+    apply_settings(tmp_path / "work")
+    graph = ParticipantGraph([], [], options=workflow.Options(), n_procs=1)
+    written = graph._whole.config["execution"]
+    assert written["crashdump_dir"] == str(tmp_path / "work/nipype/crash")
+    assert written["crashfile_format"] == "txt"
