@@ -20,7 +20,7 @@ from neurostorm_app.bids_app.derivatives import (
 )
 from neurostorm_app.bids_app.describe import bids_uri, describe_output
 from neurostorm_app.bids_app.entities import parse_name
-from neurostorm_app.bids_app.outputs import PRIVACY
+from neurostorm_app.bids_app.outputs import DEMO, PRIVACY
 from neurostorm_app.bids_app.provenance import Ledger, Unit, now, sha256_of
 from neurostorm_app.bids_app.results import AppResult
 from neurostorm_app.errors import DataError, NothingSelectedError
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.bids_app.engines import Engines
     from neurostorm_app.bids_app.settings import Settings
+    from neurostorm_app.models.card import Card
 
 __all__ = ["Entry", "find_embeddings", "index_paths", "run_group"]
 
@@ -162,12 +163,16 @@ def _index_model(label: str, entries: Sequence[Entry], ledger: Ledger) -> bool:
     return True
 
 
-def _is_centred(label: str) -> bool:
-    """Ask the model's card whether its vectors share a large common part."""
+def _cards(label: str) -> list[Card]:
+    """Find the cards whose outputs have this label; none for a model of another version."""
     from neurostorm_app.models import list_models, read_card
 
-    cards = (read_card(name) for name in list_models())
-    return any(card.centre for card in cards if card.label == label)
+    return [card for card in map(read_card, list_models()) if card.label == label]
+
+
+def _is_centred(label: str) -> bool:
+    """Ask the model's card whether its vectors share a large common part."""
+    return any(card.centre for card in _cards(label))
 
 
 def _read_all(entries: Sequence[Entry]) -> NDArray[np.float32]:
@@ -205,8 +210,10 @@ def _write_index(
     rows = zip(range(len(entries)), hashes.items(), entries, strict=True)
     lines = ["row\tsource\tparticipant_id\trun\tsha256"]
     lines += [f"{i}\t{u}\tsub-{e.participant}\t{e.run}\t{h}" for i, (u, h), e in rows]
+    demo = any(card.demo for card in _cards(label))
     about = {
-        "Description": f"All runs embedded by {label}.",
+        "Description": f"{DEMO if demo else ''}All runs embedded by {label}.",
+        "Demo": demo,
         "Shape": list(vectors.shape),
         "Privacy": PRIVACY,
     }

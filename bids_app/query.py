@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.derivatives import read_embedding
 from neurostorm_app.bids_app.group import index_paths
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Match", "choose_index", "find_nearest"]
+__all__ = ["Match", "choose_index", "find_nearest", "read_about"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,25 @@ def _label_of(model: str) -> str:
     from neurostorm_app.models import list_models, read_card
 
     return read_card(model).label if model in list_models() else model
+
+
+def read_about(root: Path, label: str) -> dict[str, Any]:
+    """Read what is said of an index, such as whether its weights are a demo.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    label : str
+        Of the index.
+
+    Returns
+    -------
+    dict
+        The index's sidecar; ``Demo`` and ``Description`` are always in it.
+    """
+    content = json.loads(index_paths(root, label)["index_json"].read_text(encoding="utf-8"))
+    return {"Demo": False, "Description": "", **content}
 
 
 def find_nearest(root: Path, like: str, k: int, *, label: str) -> list[Match]:

@@ -79,14 +79,18 @@ def _add_query(verbs: Any) -> None:
 
 
 def _query(asked: argparse.Namespace) -> None:
-    from neurostorm_app.bids_app.query import choose_index, find_nearest
+    from neurostorm_app.bids_app.query import choose_index, find_nearest, read_about
 
     label = choose_index(asked.output_dir, asked.model)
     matches = find_nearest(asked.output_dir, asked.like, asked.k, label=label)
+    about = read_about(asked.output_dir, label)
     if asked.json:
         found = [dataclasses.asdict(match) for match in matches]
-        print(json.dumps({"like": asked.like, "model": label, "matches": found}, indent=2))
+        answer = {"like": asked.like, "model": label, "demo": about["Demo"], "matches": found}
+        print(json.dumps(answer, indent=2))
         return
+    if about["Demo"]:
+        print(about["Description"])
     print(f"nearest to {asked.like} by {label}:")
     for rank, match in enumerate(matches, start=1):
         print(f"{rank:3d}  {match.similarity:+.3f}  {match.run}")

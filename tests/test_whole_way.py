@@ -26,6 +26,7 @@ def tree(tmp_path_factory):
     first = run(folder / "bids", folder / "out", "participant", models=MODELS)
     assert first.exit_code == 0
     assert run(folder / "bids", folder / "out", "group").exit_code == 0
+    again(folder)  # the pages now show the neighbours that the group level found
     return folder
 
 
@@ -54,8 +55,9 @@ def test_every_run_has_preprocessed_files_and_embeddings_of_each_model(tree):
 
 
 def test_what_comes_of_demo_weights_says_so_everywhere(tree):
-    sidecars = list((tree / "out").rglob("*neurostormDemo*_embedding.json"))
-    assert len(sidecars) >= 4
+    sidecars = list((tree / "out/sub-01/func").glob("*neurostormDemo*_embedding.json"))
+    sidecars += (tree / "out/retrieval").glob("*neurostormDemo*.json")
+    assert len(sidecars) == 4 + 2
     for path in sidecars:
         about = json.loads(path.read_text())
         assert about["Demo"] is True, path
