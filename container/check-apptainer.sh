@@ -13,6 +13,9 @@ done
 cd "$root"
 # shellcheck disable=SC2086  # BUILD_ARGS is a list of arguments
 apptainer build --fakeroot --force "${build[@]}" ${BUILD_ARGS:-} "$image" apptainer.def
+# --containall gives 64 MB of /tmp in memory, which is not enough to preprocess a scan.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 apptainer run --containall --no-home "$image" --version
-apptainer test --containall --no-home "$image"
+apptainer test --containall --no-home --bind "$scratch:/tmp" "$image"
 echo "the image works: $image"
