@@ -51,15 +51,15 @@ def project(vectors: Vectors, n: int = 2) -> tuple[NDArray[np.float64], NDArray[
     explained : ndarray, shape (n,)
         Share of the variance.
     """
-    centred = np.asarray(vectors, dtype=np.float64)
-    centred = centred - centred.mean(0)
-    left, values, right = np.linalg.svd(centred, full_matrices=False)
-    kept = min(n, values.size)
-    signs = np.sign(right[np.arange(kept), np.abs(right[:kept]).argmax(1)])
-    coordinates = np.zeros((len(centred), n))
-    coordinates[:, :kept] = left[:, :kept] * values[:kept] * np.where(signs == 0, 1, signs)
-    explained = np.zeros(n)
-    explained[:kept] = values[:kept] ** 2 / max(float((values**2).sum()), 1e-30)
+    from sklearn.decomposition import PCA
+
+    rows = np.asarray(vectors, dtype=np.float64)
+    kept = min(n, *rows.shape)
+    coordinates, explained = np.zeros((len(rows), n)), np.zeros(n)
+    if np.ptp(rows, axis=0).any():  # vectors that are all the same have no direction
+        fitted = PCA(kept, svd_solver="full").fit(rows)
+        coordinates[:, :kept] = fitted.transform(rows)
+        explained[:kept] = fitted.explained_variance_ratio_
     return coordinates, explained
 
 
@@ -78,12 +78,12 @@ def similarity(vectors: Vectors, *, centre: bool = False) -> NDArray[np.float64]
     ndarray, shape (N, N)
         Between -1 and 1.
     """
+    from sklearn.metrics.pairwise import cosine_similarity
+
     rows = np.asarray(vectors, dtype=np.float64)
     if centre:
         rows = rows - rows.mean(1, keepdims=True)
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.where(lengths == 0, 1, lengths)
-    return np.asarray(np.clip(rows @ rows.T, -1, 1), dtype=np.float64)
+    return np.asarray(np.clip(cosine_similarity(rows), -1, 1), dtype=np.float64)
 
 
 def similarity_figure(vectors: Vectors, onsets: NDArray[np.float64], *, label: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
 
 from neurostorm_app.pipelines.preprocess import boldoutputs, boldsteps
-from neurostorm_app.pipelines.preprocess.nodes import StepNode, as_text
+from neurostorm_app.pipelines.preprocess.nodes import StepNode
 
 __all__ = ["Confounds", "Coregister", "Motion", "Reference", "ResampleBold"]
 
@@ -35,10 +35,9 @@ class Reference(StepNode):
     def work(self, folder: Path) -> dict[str, Any]:
         """Write reference and mask."""
         given = self.given
-        found = boldsteps.reference(
+        return boldsteps.reference(
             Path(given.bold), given.tr, dummy_scans=given.dummy_scans, folder=folder
         )
-        return {name: as_text(value) for name, value in found.items()}
 
 
 class _MotionInput(BaseInterfaceInputSpec):  # type: ignore[misc]
@@ -68,7 +67,7 @@ class Motion(StepNode):
             folder=folder,
             n_threads=given.n_threads,
         )
-        return {"hmc_xfm": str(found)}
+        return {"hmc_xfm": found}
 
 
 class _CoregisterInput(BaseInterfaceInputSpec):  # type: ignore[misc]
@@ -98,7 +97,7 @@ class Coregister(StepNode):
     def work(self, folder: Path) -> dict[str, Any]:
         """Write the transform, the evened reference and the final BOLD mask."""
         given = self.given
-        found = boldsteps.coregistration(
+        return boldsteps.coregistration(
             Path(given.boldref),
             mask=Path(given.mask),
             anatomy={name: Path(getattr(given, name)) for name in ("t1w", "t1w_mask", "gm", "wm")},
@@ -106,7 +105,6 @@ class Coregister(StepNode):
             seed=given.seed,
             folder=folder,
         )
-        return {name: as_text(value) for name, value in found.items()}
 
 
 class _ConfoundsInput(_MotionInput):
@@ -137,7 +135,7 @@ class Confounds(StepNode):
         """Write the table and its sidecar."""
         given = self.given
         roles = ("boldref", "mask", "hmc_xfm", "coreg_xfm", "gm", "wm", "csf")
-        found = boldoutputs.confounds(
+        return boldoutputs.confounds(
             Path(given.bold),
             files={name: Path(getattr(given, name)) for name in roles},
             tr=given.tr,
@@ -146,7 +144,6 @@ class Confounds(StepNode):
             folder=folder,
             n_threads=given.n_threads,
         )
-        return {name: as_text(value) for name, value in found.items()}
 
 
 class _ResampleInput(_MotionInput):
@@ -174,7 +171,7 @@ class ResampleBold(StepNode):
         """Write series, reference and mask in standard space."""
         given = self.given
         roles = ("boldref", "mask", "hmc_xfm", "coreg_xfm", "to_std_xfm")
-        found = boldoutputs.standardization(
+        return boldoutputs.standardization(
             Path(given.bold),
             files={name: Path(getattr(given, name)) for name in roles},
             space=(given.space, given.res),
@@ -182,4 +179,3 @@ class ResampleBold(StepNode):
             folder=folder,
             n_threads=given.n_threads,
         )
-        return {name: as_text(value) for name, value in found.items()}

@@ -43,7 +43,7 @@ class PrepareT1w(StepNode):
         """Write the prepared T1w image."""
         out = folder / "desc-preproc_T1w.nii.gz"
         paths = [Path(path) for path in self.given.t1w]
-        return {"qc": prepare_t1w(paths, out, work_dir=folder), "t1w": str(out)}
+        return {"qc": prepare_t1w(paths, out, work_dir=folder), "t1w": out}
 
 
 class _BrainInput(BaseInterfaceInputSpec):  # type: ignore[misc]
@@ -64,7 +64,7 @@ class ExtractBrain(StepNode):
     def work(self, folder: Path) -> dict[str, Any]:
         """Write the brain mask."""
         out = folder / "desc-brain_mask.nii.gz"
-        return {"qc": extract_brain(Path(self.given.t1w), out), "mask": str(out)}
+        return {"qc": extract_brain(Path(self.given.t1w), out), "mask": out}
 
 
 class _NormalizeInput(_BrainInput):
@@ -99,9 +99,9 @@ class Normalize(StepNode):
             seed=given.seed,
         )
         return {
-            "to_std_xfm": str(done.to_std_xfm),
-            "from_std_xfm": str(done.from_std_xfm),
-            "priors": {name: str(path) for name, path in done.priors.items()},
+            "to_std_xfm": done.to_std_xfm,
+            "from_std_xfm": done.from_std_xfm,
+            "priors": done.priors,
             "qc": dict(done.qc),
         }
 
@@ -137,9 +137,9 @@ class Segment(StepNode):
             out_probsegs=maps,
             priors={name: Path(path) for name, path in given.priors.items()},
         )
-        outputs: dict[str, Any] = {"dseg": str(folder / "dseg.nii.gz"), "qc": qc}
-        outputs["probsegs"] = {name: str(path) for name, path in maps.items()}
-        return outputs | {name.lower(): str(path) for name, path in maps.items()}
+        outputs: dict[str, Any] = {"dseg": folder / "dseg.nii.gz", "qc": qc}
+        outputs["probsegs"] = maps
+        return outputs | {name.lower(): path for name, path in maps.items()}
 
 
 class _StandardInput(_BrainInput):
@@ -172,4 +172,4 @@ class ToStandard(StepNode):
             res=given.res,
             out_dir=folder,
         )
-        return {"images": {role: str(path) for role, path in images.items()}}
+        return {"images": images}

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import resource
 import time
+from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from nipype.interfaces.base import (
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.preprocess.outcome import ERROR_FILE, SPENT_FILE
 
-__all__ = ["StepNode", "WriteQc", "as_text"]
+__all__ = ["StepNode", "WriteQc"]
 
 
 class StepNode(SimpleInterface):  # type: ignore[misc]
@@ -39,7 +41,7 @@ class StepNode(SimpleInterface):  # type: ignore[misc]
         folder = Path(runtime.cwd)
         started, worked = time.monotonic(), time.process_time()
         try:
-            self._results |= self.work(folder)
+            self._results |= _as_text(self.work(folder))
         except AppError as error:
             content = {"kind": type(error).__name__, "what": error.what, "fix": error.fix}
             (folder / ERROR_FILE).write_text(json.dumps(content), encoding="utf-8")
@@ -53,9 +55,9 @@ class StepNode(SimpleInterface):  # type: ignore[misc]
         (folder / SPENT_FILE).write_text(json.dumps(spent), encoding="utf-8")
         return runtime
 
+    @abstractmethod
     def work(self, folder: Path) -> dict[str, Any]:
-        """Do the step in `folder` and give its outputs by name."""
-        raise NotImplementedError
+        """Do the step in `folder` and give its outputs by name; files as paths."""
 
 
 class _QcInput(BaseInterfaceInputSpec):  # type: ignore[misc]
@@ -81,11 +83,13 @@ class WriteQc(StepNode):
         content = {name: getattr(self.given, slot) for slot, name in self.given.parts.items()}
         out = folder / "qc.json"
         out.write_text(json.dumps(content, indent=2, default=_as_json), encoding="utf-8")
-        return {"qc": str(out)}
+        return {"qc": out}
 
 
-def as_text(value: Any) -> Any:
+def _as_text(value: Any) -> Any:
     """Turn paths into text, which is what traits take."""
+    if isinstance(value, Mapping):
+        return {name: _as_text(item) for name, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
