@@ -16,6 +16,8 @@ python3 -m venv "$prefix"
     -c "$source/requirements.lock" "$source"/dist/*.whl
 "$prefix/bin/pip" uninstall --quiet --yes wheel
 "$prefix/bin/neurostorm-app" --version > /version
+# Loops that would be compiled at the first use, for this kind of processor.
+"$prefix/bin/python" -m neurostorm_app.models.scan_cpu
 # Tests of our dependencies are a tenth of the image and nothing uses them.
 find "$prefix" -type d -name tests -path '*/site-packages/*' \
     -not -path '*/numpy/*' -not -path '*/sklearn/*' -not -path '*/torch/*' -prune -exec rm -rf {} +

@@ -12,13 +12,15 @@ Wang et al., arXiv 2506.11167 (NeuroSTORM).
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as fn
 
-from neurostorm_app.models.scan import selective_scan
+from neurostorm_app.models.scan import Engine, scan_engine, selective_scan, short_convolution
+from neurostorm_app.models.threads import pays, run_parts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +41,9 @@ Size = tuple[int, int, int, int]
 
 D_STATE, D_CONV, EXPAND, MLP_RATIO = 16, 4, 2, 4
 """Fixed in every released file."""
+
+PART = 4096
+"""Tokens that go through a block together."""
 
 
 def effective_window(grid: Sequence[int], window: Size, *, shifted: bool) -> tuple[Size, Size]:
@@ -107,6 +112,27 @@ def reverse_windows(windows: Tensor, window: Size, grid: Sequence[int]) -> Tenso
     return cut.permute(0, 1, 5, 2, 6, 3, 7, 4, 8, 9).reshape(-1, *grid, windows.shape[-1])
 
 
+class _Order(NamedTuple):
+    """Where the tokens of windows lie on a map, both counted in C order."""
+
+    places: Tensor  # (windows, tokens), of a map; -1 is a pad
+    inverse: Tensor  # (places,), of the windows
+    padded: bool
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # training will use what inference left here
+def _window_order(grid: Size, window: Size, shift: Size, device: torch.device) -> _Order:
+    places = torch.arange(math.prod(grid)).reshape(1, *grid, 1)
+    missing = [-n % w for n, w in zip(grid, window, strict=True)]
+    padding = [0, 0, *(p for n in reversed(missing) for p in (0, n))]
+    places = fn.pad(places, padding, value=-1)
+    places = torch.roll(places, [-s for s in shift], dims=(1, 2, 3, 4))
+    windows = partition_windows(places, window)[..., 0]
+    inverse = windows.flatten().argsort()[sum(windows.flatten() < 0) :]
+    return _Order(windows.to(device), inverse.to(device), any(missing))
+
+
 class Mamba(nn.Module):
     """Mix the tokens of a sequence from first to last with a selective state space.
 
@@ -114,11 +140,17 @@ class Mamba(nn.Module):
     ----------
     width : int
         Channels of a token.
+
+    Attributes
+    ----------
+    engine : str or None
+        That of `selective_scan`; ``None`` leaves the choice to `scan_engine`.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         inner, self.rank = EXPAND * width, math.ceil(width / 16)
+        self.engine: Engine | None = None
         self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, D_CONV, groups=inner, padding=D_CONV - 1)
         self.x_proj = nn.Linear(inner, self.rank + 2 * D_STATE, bias=False)
@@ -140,11 +172,13 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, L, C) to (B, L, C); a token sees itself and those before it."""
         u, gate = self.in_proj(x).chunk(2, dim=-1)
-        u = fn.silu(self.conv1d(u.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
+        u = short_convolution(u, self.conv1d.weight[:, 0], self.conv1d.bias, engine=self.engine)
         step, B, C = self.x_proj(u).split([self.rank, D_STATE, D_STATE], dim=-1)
-        dt = fn.softplus(self.dt_proj(step))
-        y = selective_scan(u, dt, A=-torch.exp(self.A_log), B=B, C=C) + u * self.D
-        mixed: Tensor = self.out_proj(y * fn.silu(gate))
+        y = selective_scan(
+            u, fn.linear(step, self.dt_proj.weight), A=-torch.exp(self.A_log), B=B, C=C,
+            D=self.D, z=gate, dt_bias=self.dt_proj.bias, softplus=True, engine=self.engine,
+        )  # fmt: skip
+        mixed: Tensor = self.out_proj(y)
         return mixed
 
 
@@ -188,24 +222,45 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, X, Y, Z, T, C) to the same shape."""
-        x = x + self._mix_windows(self.norm1(x))
+        i, j, k, t = x.shape[1:5]
+        window, shift = effective_window((i, j, k, t), self.window, shifted=self.shifted)
+        order = _window_order((i, j, k, t), window, shift, x.device)
+        tokens = x.flatten(1, 4)
+        engine = self.mamba.engine or scan_engine(x.device)
+        parts = engine == "numba" and pays(x)
+        mixed = self._in_parts(tokens, order) if parts else self._at_once(tokens, order)
+        return mixed.reshape(x.shape)
+
+    def _at_once(self, tokens: Tensor, order: _Order) -> Tensor:
+        gathered = tokens.index_select(1, order.places.flatten().clamp(min=0))
+        windows = gathered.view(-1, *order.places.shape, tokens.shape[2])
+        mixed = self._transform(windows, order.places < 0 if order.padded else None)
+        return mixed.flatten(1, 2).index_select(1, order.inverse)
+
+    def _in_parts(self, tokens: Tensor, order: _Order) -> Tensor:
+        """Do the same to a few windows at a time, so that they stay in the processor's cache."""
+        out = torch.empty_like(tokens)
+        groups = torch.split(order.places, max(1, PART // order.places.shape[1]))
+
+        def work(part: tuple[int, Tensor]) -> None:
+            item, places = part
+            gathered = tokens[item].index_select(0, places.flatten().clamp(min=0))
+            windows = gathered.view(1, *places.shape, -1)
+            mixed = self._transform(windows, places < 0 if order.padded else None).flatten(0, 2)
+            real = places.flatten() >= 0 if order.padded else slice(None)
+            out[item].index_copy_(0, places.flatten()[real], mixed[real])
+
+        run_parts(work, [(item, group) for item in range(len(tokens)) for group in groups])
+        return out
+
+    def _transform(self, windows: Tensor, pads: Tensor | None) -> Tensor:
+        """Map (B, windows, tokens, C) to the same shape; pads is True where there is no token."""
+        h = self.norm1(windows)
+        if pads is not None:  # zeros after the norm: a pad is exactly zero
+            h = h.masked_fill(pads[..., None], 0)
+        x = windows + self._mix_tokens(h.flatten(0, 1)).view(windows.shape)
         mixed: Tensor = x + self.mlp(self.norm2(x))
         return mixed
-
-    def _mix_windows(self, h: Tensor) -> Tensor:
-        grid = h.shape[1:5]
-        window, shift = effective_window(grid, self.window, shifted=self.shifted)
-        missing = [-n % w for n, w in zip(grid, window, strict=True)]
-        if any(missing):  # zeros after the norm: a pad is exactly zero
-            h = fn.pad(h, [0, 0, *(p for n in reversed(missing) for p in (0, n))])
-        padded = h.shape[1:5]
-        if any(shift):
-            h = torch.roll(h, [-s for s in shift], dims=(1, 2, 3, 4))
-        mixed = self._mix_tokens(partition_windows(h, window))
-        h = reverse_windows(mixed, window, padded)
-        if any(shift):
-            h = torch.roll(h, shift, dims=(1, 2, 3, 4))
-        return h[:, : grid[0], : grid[1], : grid[2], : grid[3]]
 
     def _mix_tokens(self, tokens: Tensor) -> Tensor:
         if self.prompt is None:

@@ -130,14 +130,35 @@ class NeuroStorm(nn.Module):
         ContractError
             If the weights came without a head.
         """
-        features = self.features(x)
+        return self.embed_with_head(x)[1]
+
+    def embed_with_head(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed windows and run the file's head on the same features.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, X, Y, Z, T)
+            As for `features`.
+
+        Returns
+        -------
+        vectors : Tensor, shape (B, D)
+            What `embed` gives.
+        values : Tensor, shape (B, n)
+            What `predict` gives.
+
+        Raises
+        ------
+        ContractError
+            If the weights came without a head.
+        """
         if self.head is None:
             raise ContractError(
                 "these weights have no head, so there is nothing to predict with",
                 fix="use fine-tuned weights, or embed",
             )
-        values: Tensor = self.head(features)
-        return values
+        features = self.features(x)
+        return pool_features(features), self.head(features)
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Map embedded patches (B, X, Y, Z, T, C) to the last feature map, channels last."""

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from neurostorm_app.models.threads import by_slabs
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -52,8 +54,18 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, X, Y, Z, T) to (B, X', Y', Z', T, width)."""
-        tokens: Tensor = self.fc(self.cut(x))
-        return tokens
+        b, _, i, j, k, t = x.shape
+        p, q, r = self.patch
+        shape = (b, i // p, j // q, k // r, t, self.fc.out_features)
+        return by_slabs(self._embed, x, axis=2, thickness=p, shape=shape)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """Do what ``fc(cut(x))`` does; time stays last while voxels move, so long runs move."""
+        b, c, i, j, k, t = x.shape
+        p, q, r = self.patch
+        cut = x.reshape(b, c, i // p, p, j // q, q, k // r, r, t)
+        patches = cut.permute(0, 2, 4, 6, 3, 5, 7, 1, 8).reshape(b, i // p, j // q, k // r, -1, t)
+        return patches.transpose(-1, -2) @ self.fc.weight.T + self.fc.bias
 
 
 class PatchMerging(nn.Module):
@@ -74,6 +86,11 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, X, Y, Z, T, C) to (B, X/2, Y/2, Z/2, T, out); of the eight, Z runs fastest."""
+        b, i, j, k, t, _ = x.shape
+        shape = (b, i // 2, j // 2, k // 2, t, self.reduction.out_features)
+        return by_slabs(self._merge, x, axis=1, thickness=2, shape=shape)
+
+    def _merge(self, x: Tensor) -> Tensor:
         b, i, j, k, t, c = x.shape
         cut = x.reshape(b, i // 2, 2, j // 2, 2, k // 2, 2, t, c)
         eight = cut.permute(0, 1, 3, 5, 7, 2, 4, 6, 8).flatten(5)
@@ -97,6 +114,11 @@ class PatchExpanding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, X, Y, Z, T, C) to (B, 2X, 2Y, 2Z, T, C/2)."""
+        b, i, j, k, t, c = x.shape
+        shape = (b, 2 * i, 2 * j, 2 * k, t, c // 2)
+        return by_slabs(self._expand, x, axis=1, thickness=1, shape=shape)
+
+    def _expand(self, x: Tensor) -> Tensor:
         b, i, j, k, t, c = x.shape
         eight = self.expand(x).reshape(b, i, j, k, t, 2, 2, 2, c // 2)
         spread = eight.permute(0, 1, 5, 2, 6, 3, 7, 4, 8)

@@ -1,16 +1,17 @@
 r"""Selective scan: a linear recurrence whose decay, input and output depend on the token.
 
-.. math:: h_t = e^{\Delta_t A} h_{t-1} + \Delta_t B_t u_t, \qquad y_t = C_t \cdot h_t
+.. math:: h_t = e^{\Delta_t A} h_{t-1} + \Delta_t B_t u_t, \qquad y_t = C_t \cdot h_t + D u_t
 
-One interface, three engines that agree in value and gradient:
+One interface, four engines that agree in value and gradient:
 
 ``reference``
     The two equations above, token by token, differentiated by autograd. For reading and tests.
-``segmented``
-    Plain torch for any device. Works on segments of tokens and recomputes their states in the
-    backward pass, so nothing of size (B, L, D, N) ever exists.
+``numba``
+    Compiled loops for the CPU. Nothing of size (B, L, D, N) ever exists.
 ``mamba-ssm``
     The fused CUDA kernel of the mamba-ssm package, where that is installed.
+``triton``
+    Our CUDA kernel; torch for CUDA brings its compiler.
 
 References
 ----------
@@ -21,23 +22,17 @@ arXiv 2312.00752, equations 2a and 4, algorithm 2.
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as fn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Engine", "scan_engine", "selective_scan"]
+__all__ = ["Engine", "scan_engine", "selective_scan", "short_convolution"]
 
-Engine = Literal["reference", "segmented", "mamba-ssm"]
-
-SEGMENT = 16
-"""Tokens whose states are held at a time in training: 1 / 16 of them are kept for the backward."""
-
-BLOCK = 1 << 22
-"""States held at a time in inference: 16 MiB in float32, whatever the number of sequences."""
+Engine = Literal["reference", "numba", "mamba-ssm", "triton"]
 
 
 def scan_engine(device: torch.device | str) -> Engine:
@@ -51,20 +46,35 @@ def scan_engine(device: torch.device | str) -> Engine:
     Returns
     -------
     str
-        ``mamba-ssm`` on CUDA with that package installed, else ``segmented``.
+        On CUDA ``mamba-ssm``, or ``triton`` where that package is not installed; ``numba`` on a
+        CPU; ``reference`` on any other device.
 
     Examples
     --------
     >>> scan_engine("cpu")
-    'segmented'
+    'numba'
     """
-    if torch.device(device).type == "cuda" and importlib.util.find_spec("mamba_ssm"):
-        return "mamba-ssm"
-    return "segmented"
+    match torch.device(device).type:
+        case "cuda":
+            return "mamba-ssm" if importlib.util.find_spec("mamba_ssm") else "triton"
+        case "cpu":
+            return "numba"
+        case _:
+            return "reference"
 
 
-def selective_scan(
-    u: Tensor, dt: Tensor, *, A: Tensor, B: Tensor, C: Tensor, engine: Engine | None = None
+def selective_scan(  # noqa: PLR0913 - the equation has that many letters
+    u: Tensor,
+    dt: Tensor,
+    *,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    softplus: bool = False,
+    engine: Engine | None = None,
 ) -> Tensor:
     """Run the recurrence over the tokens of each sequence; the state starts at zero.
 
@@ -73,29 +83,76 @@ def selective_scan(
     u : Tensor, shape (B, L, D)
         Input: B sequences of L tokens with D channels.
     dt : Tensor, shape (B, L, D)
-        Step of each token and channel; positive.
+        Step of each token and channel; positive once bias and softplus are applied.
     A : Tensor, shape (D, N)
         Decay rates of the N states of each channel; negative.
     B, C : Tensor, shape (B, L, N)
         What a token writes into the states, and reads from them.
+    D : Tensor, shape (D,), optional
+        Weight of the skip connection from u.
+    z : Tensor, shape (B, L, D), optional
+        Gate: the result is multiplied by its SiLU.
+    dt_bias : Tensor, shape (D,), optional
+        Added to dt first.
+    softplus : bool
+        Whether dt then goes through softplus.
     engine : str, optional
-        ``reference``, ``segmented`` or ``mamba-ssm``; by default what `scan_engine` says.
+        ``reference``, ``numba``, ``mamba-ssm`` or ``triton``; by default what `scan_engine` says.
 
     Returns
     -------
     Tensor, shape (B, L, D)
-        What each token reads. The skip connection and the gate are the caller's.
+        What each token reads, with the skip connection, gated.
     """
     match engine or scan_engine(u.device):
-        case "reference":
-            return _reference(u, dt, A=A, B=B, C=C)
+        case "numba":
+            from neurostorm_app.models.scan_cpu import numba_scan
+
+            return numba_scan(u, dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, softplus=softplus)
+        case "triton":
+            from neurostorm_app.models.scan_triton import triton_scan
+
+            return triton_scan(u, dt, A, B, C, D, z, dt_bias, softplus)
         case "mamba-ssm":
-            return _kernel(u, dt, A=A, B=B, C=C)
-        case "segmented":
-            if torch.is_grad_enabled() and any(x.requires_grad for x in (u, dt, A, B, C)):
-                y: Tensor = _Segmented.apply(u, dt, A, B, C)  # type: ignore[no-untyped-call]
-                return y
-            return _forward(u, dt, A=A, B=B, C=C)
+            return _mamba_ssm(u, dt, A=A, B=B, C=C, D=D, z=z, dt_bias=dt_bias, softplus=softplus)
+        case "reference":
+            dt = dt if dt_bias is None else dt + dt_bias
+            y = _reference(u, fn.softplus(dt) if softplus else dt, A=A, B=B, C=C)
+            y = y if D is None else y + D * u
+            return y if z is None else y * fn.silu(z)
+
+
+def short_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, engine: Engine | None = None
+) -> Tensor:
+    """Filter each channel over its tokens, causally, and apply SiLU.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, L, D)
+        May be a part of wider rows.
+    weight : Tensor, shape (D, K)
+        The last of K is for the token itself, the first for the oldest.
+    bias : Tensor, shape (D,), optional
+        Added to each token.
+    engine : str, optional
+        As in `selective_scan`; all but ``numba`` take torch's convolution, and so does ``numba``
+        if K is not 4 or there is no bias.
+
+    Returns
+    -------
+    Tensor, shape (B, L, D)
+        A token depends on itself and the K - 1 before it; before the first are zeros.
+    """
+    if (engine or scan_engine(x.device)) == "numba" and weight.shape[1] == 4 and bias is not None:
+        from neurostorm_app.models.scan_cpu import numba_conv
+
+        return numba_conv(x, weight, bias)
+    n_channels, k = weight.shape
+    padded = fn.conv1d(
+        x.transpose(1, 2), weight[:, None], bias, padding=k - 1, groups=n_channels
+    )  # (B, D, L + K - 1)
+    return fn.silu(padded[..., : x.shape[1]]).transpose(1, 2)
 
 
 def _reference(u: Tensor, dt: Tensor, *, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
@@ -108,88 +165,17 @@ def _reference(u: Tensor, dt: Tensor, *, A: Tensor, B: Tensor, C: Tensor) -> Ten
     return torch.stack(y, dim=1)
 
 
-def _kernel(u: Tensor, dt: Tensor, *, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+def _mamba_ssm(  # noqa: PLR0913
+    u: Tensor, dt: Tensor, *, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+    z: Tensor | None, dt_bias: Tensor | None, softplus: bool,
+) -> Tensor:  # fmt: skip
     from mamba_ssm.ops.selective_scan_interface import (  # pyright: ignore[reportMissingImports]
         selective_scan_fn,
     )
 
-    tokens_last = [x.transpose(1, 2).contiguous() for x in (u, dt, B, C)]  # (B, ., L)
-    u_, dt_, B_, C_ = tokens_last
-    y: Tensor = selective_scan_fn(u_, dt_, A, B_, C_)
+    u, dt, B, C = (x.transpose(1, 2).contiguous() for x in (u, dt, B, C))  # (B, ., L)
+    z = z if z is None else z.transpose(1, 2).contiguous()
+    y: Tensor = selective_scan_fn(
+        u, dt, A, B, C, D, z=z, delta_bias=dt_bias, delta_softplus=softplus
+    )
     return y.transpose(1, 2)
-
-
-def _forward(u: Tensor, dt: Tensor, *, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-    """Scan without a thought of gradients, a block of sequences at a time."""
-    y = torch.empty_like(u)
-    step = max(1, BLOCK // (SEGMENT * A.numel()))
-    for first in range(0, u.shape[0], step):
-        rows = slice(first, first + step)
-        h = u.new_zeros(u[rows].shape[0], *A.shape)
-        for start in range(0, u.shape[1], SEGMENT):
-            part = rows, slice(start, start + SEGMENT)
-            _, states = _segment(h, u[part], dt[part], A, B[part])
-            h = states[:, -1]
-            y[part] = _read(states, C[part])
-    return y
-
-
-def _segment(h: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states of one segment that starts from state h; both (B, K, D, N)."""
-    decay = torch.exp_(dt[..., None] * A)
-    states = (dt * u)[..., None] * B[:, :, None, :]
-    for k in range(u.shape[1]):
-        h = states[:, k].addcmul_(decay[:, k], h)
-    return decay, states
-
-
-def _read(states: Tensor, C: Tensor) -> Tensor:
-    return (states @ C[..., None]).squeeze(-1)
-
-
-class _Segmented(torch.autograd.Function):
-    """Keep the state at the start of each segment; rebuild the others when they are needed."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        h = u.new_zeros(u.shape[0], *A.shape)
-        y, starts = torch.empty_like(u), []
-        for first in range(0, u.shape[1], SEGMENT):
-            part = slice(None), slice(first, first + SEGMENT)
-            starts.append(h)
-            _, states = _segment(h, u[part], dt[part], A, B[part])
-            h = states[:, -1].clone()
-            y[part] = _read(states, C[part])
-        ctx.save_for_backward(u, dt, A, B, C, *starts)
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, grad: Tensor
-    ) -> tuple[Tensor, ...]:
-        u, dt, A, B, C, *starts = ctx.saved_tensors
-        du, ddt, dB, dC = (torch.empty_like(x) for x in (u, dt, B, C))
-        dA, carry = torch.zeros_like(A), torch.zeros_like(starts[0])
-        for s in reversed(range(len(starts))):
-            part = slice(None), slice(s * SEGMENT, (s + 1) * SEGMENT)
-            decay, states = _segment(starts[s], u[part], dt[part], A, B[part])
-            dC[part] = (grad[part][..., None] * states).sum(dim=2)
-            dh, carry = _adjoint(grad[part], C[part], decay, carry)
-            before = torch.cat([starts[s][:, None], states[:, :-1]], dim=1)
-            dexp = before.mul_(decay).mul_(dh)  # gradient of dt * A, (B, K, D, N)
-            dA += (dexp * dt[part][..., None]).sum(dim=(0, 1))
-            dinput = _read(dh, B[part])  # gradient of dt * u
-            du[part] = dinput * dt[part]
-            ddt[part] = dinput * u[part] + (dexp * A).sum(dim=-1)
-            dB[part] = ((dt[part] * u[part])[..., None] * dh).sum(dim=2)
-        return du, ddt, dA, dB, dC
-
-
-def _adjoint(grad: Tensor, C: Tensor, decay: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of the states of one segment, and what it hands to the segment before."""
-    dh = grad[..., None] * C[:, :, None, :]
-    for k in reversed(range(grad.shape[1])):
-        dh[:, k] += carry
-        carry = decay[:, k] * dh[:, k]
-    return dh, carry
