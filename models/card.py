@@ -11,9 +11,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["Card", "Cleaning", "Contract", "GridSpec", "ParcelContract", "Source", "VolumeContract"]
+__all__ = [
+    "AtlasCard",
+    "Card",
+    "Cleaning",
+    "Contract",
+    "ExpectedError",
+    "GridSpec",
+    "KnownFile",
+    "Output",
+    "ParcelContract",
+    "Source",
+    "VolumeContract",
+]
 
 Row = tuple[float, float, float, float]
+Inside = Annotated[str, Field(pattern=r"^[\w+][\w+.\-]*(/[\w+][\w+.\-]*)*$")]
+"""A path in a repository: relative, and never out of it."""
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
@@ -21,11 +36,25 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """Where the weights come from."""
+    """Where files come from."""
 
-    repository: str
-    revision: str
-    file: str
+    host: Literal["huggingface", "github"] = "huggingface"
+    repository: Annotated[str, Field(pattern=r"^[\w.\-]+/[\w.\-]+$")]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{7,40}$")] | None
+    """Commit, or the beginning of one where no more is known; None: none is known."""
+    file: Inside
+    also: tuple[Inside, ...] = ()
+    """Files that belong to it, such as the configuration of the weights."""
+
+
+class KnownFile(_Strict):
+    """One file of an atlas."""
+
+    file: Inside
+    """Its name, without folders."""
+    sha256: Sha256
+    size: int | None = None
+    """Bytes."""
 
 
 class GridSpec(_Strict):
@@ -82,7 +111,44 @@ class ParcelContract(_Strict):
     stride: Annotated[int, Field(gt=0)] | None = None
     min_volumes: Annotated[int, Field(gt=0)] = 20
     """Fewer volumes than this cannot be used."""
+    shortest: Annotated[int, Field(gt=0)] | None = None
+    """Fewest volumes of a window where a run is shorter than `window`; None refuses such a run."""
+    multiple: Annotated[int, Field(gt=0)] = 1
+    """A shortened window has a whole number of so many volumes: the length of a patch."""
     cleaning: Cleaning = Cleaning()
+    scaling: Literal["none", "robust", "sd"] = "none"
+    """``robust``: each parcel demeaned, minus its median, over its interquartile range, clipped to
+    its 1st and 99th percentile. ``sd``: each parcel demeaned, over one standard deviation of all.
+    The statistics are the cohort's where the user gives them, else the run's."""
+    coordinates: bool = False
+    """The network is given the place of each parcel, MNI mm."""
+
+
+class ExpectedError(_Strict):
+    """The masked-reconstruction error to expect of input like that of the training."""
+
+    low: Annotated[float, Field(ge=0)]
+    high: Annotated[float, Field(gt=0)]
+    """Mean squared error over what is hidden, in the unit of the network's input, squared."""
+    origin: str
+    """Where the two numbers come from."""
+
+
+class Output(_Strict):
+    """What the values of a fine-tuned head mean."""
+
+    target: str
+    """What is predicted, such as ``age``."""
+    kind: Literal["binary", "classes", "value"]
+    """One logit, one logit a class, or one standardised value."""
+    classes: tuple[str, ...] = ()
+    """Names by index; for one logit, the name of a negative one and of a positive one."""
+    unit: str | None = None
+    mean: float = 0.0
+    sd: Annotated[float, Field(gt=0)] = 1.0
+    """A value in its unit is ``output * sd + mean``."""
+    origin: str
+    """Where names and numbers come from."""
 
 
 Contract = Annotated[VolumeContract | ParcelContract, Field(discriminator="kind")]
@@ -110,7 +176,7 @@ class Card(_Strict):
     """File name of the weights; None for a model without weights."""
     embedded: bool = False
     """The weights ship inside the package."""
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
     size: int | None = None
     """Bytes."""
     licence: str
@@ -127,6 +193,31 @@ class Card(_Strict):
     """Vectors share a large common part: their mean over runs is taken off before they are
     compared."""
     contract: Contract
+    output: Output | None = None
+    """Of a fine-tuned file: what its head says."""
+    expected_error: ExpectedError | None = None
+    """None: no range is known."""
     limits: tuple[str, ...] = ()
     """What a user must know before trusting the output."""
+    references: tuple[str, ...] = ()
+
+
+class AtlasCard(_Strict):
+    """What is known of a parcellation that is fetched, not shipped."""
+
+    name: str
+    """As in ``ParcelContract.atlas``, such as ``A424``."""
+    title: str
+    summary: str
+    space: str
+    """Standard space by its TemplateFlow name."""
+    n_parcels: Annotated[int, Field(gt=0)]
+    source: Source
+    labels: KnownFile
+    """The label image."""
+    coordinates: KnownFile | None = None
+    """Table of the place of each parcel, MNI mm: index, X, Y, Z."""
+    licence: str
+    commercial_use: bool | None = None
+    limits: tuple[str, ...] = ()
     references: tuple[str, ...] = ()

@@ -10,13 +10,17 @@ import yaml
 
 from neurostorm_app.errors import UsageError, WrongWeightsError
 from neurostorm_app.models.card import Card
+from neurostorm_app.models.families import check_family
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
     from neurostorm_app.models.weights import Checkpoint
+
+    Build = Callable[[Mapping[str, Any], Checkpoint], nn.Module]
+    Differing = Callable[[Checkpoint, Mapping[str, Any]], str]
 
 __all__ = ["create_model", "list_models", "read_card"]
 
@@ -131,14 +135,25 @@ def _build(
         return connectome.build()
     import torch
 
-    from neurostorm_app.models import autoencoder, neurostorm
+    from neurostorm_app.models import autoencoder, brainlm, neurostorm
 
-    builders = {"neurostorm": neurostorm.build, "neurostorm-mae": autoencoder.build}
+    architectures: dict[str, tuple[Build, Differing]] = {
+        "neurostorm": (neurostorm.build, _differing_storm),
+        "neurostorm-mae": (autoencoder.build, _differing_storm),
+        "brainlm": (brainlm.build, brainlm.differing),
+    }
+    build, differing = architectures[card.architecture]
     checkpoint = _read(card, weights)
+    check_family(checkpoint.state, card.architecture, source=checkpoint.source)
     settings = config or checkpoint.config or card.config
-    _check_agreement(checkpoint, settings)
+    if checkpoint.config is not None and (found := differing(checkpoint, settings)):
+        raise WrongWeightsError(
+            f"{checkpoint.source}: the given configuration differs from the one stored with the "
+            f"weights in {found}",
+            fix="leave out the configuration: the file brings its own",
+        )
     with torch.random.fork_rng(devices=[]):  # first values are drawn, and all are replaced
-        return builders[card.architecture](settings, checkpoint)
+        return build(settings, checkpoint)
 
 
 def _read(card: Card, weights: Path | str | Mapping[str, Tensor] | None) -> Checkpoint:
@@ -150,16 +165,7 @@ def _read(card: Card, weights: Path | str | Mapping[str, Tensor] | None) -> Chec
     return Checkpoint(source="the given tensors", state=weights)
 
 
-def _check_agreement(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
-    """Refuse a configuration that shapes another network than the file says it holds."""
+def _differing_storm(checkpoint: Checkpoint, given: Mapping[str, Any]) -> str:
     from neurostorm_app.models.neurostorm_files import Config
 
-    if checkpoint.config is None:
-        return
-    stored, given = Config.of(checkpoint.config), Config.of(settings)
-    if differing := stored.differing(given):
-        raise WrongWeightsError(
-            f"{checkpoint.source}: the given configuration differs from the one stored with the "
-            f"weights in {differing}",
-            fix="leave out the configuration: the file brings its own",
-        )
+    return Config.of(checkpoint.config or given).differing(Config.of(given))

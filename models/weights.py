@@ -1,24 +1,19 @@
-"""Weights: find the file, verify it, read it without running anything, load it strictly.
+"""Weights: find the file, verify it, load it strictly.
 
-A file that is damaged, belongs to another model or holds code is refused, each with its own
-message. Nothing is ever loaded partially, and nothing is filled with random numbers.
+Nothing is ever loaded partially, and nothing is filled with random numbers. Files are looked for
+in places of this machine alone; only ``neurostorm-tools weights fetch`` opens a connection.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import pickle
-import re
-import zipfile
-from dataclasses import dataclass
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import torch
-from safetensors import SafetensorError, safe_open
+from typing import TYPE_CHECKING, Final
 
 from neurostorm_app.errors import MissingWeightsError, WrongWeightsError
+from neurostorm_app.models.checkpoint import Checkpoint, check_hash, read_checkpoint
+from neurostorm_app.models.families import name_family
+from neurostorm_app.models.lockfile import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,29 +22,69 @@ if TYPE_CHECKING:
 
     from neurostorm_app.models.card import Card
 
-__all__ = ["Checkpoint", "find_weights", "hash_file", "load_strictly", "read_checkpoint"]
+__all__ = [
+    "BAKED",
+    "Checkpoint",
+    "check_hash",
+    "find_weights",
+    "hash_file",
+    "list_folders",
+    "list_places",
+    "load_strictly",
+    "read_checkpoint",
+]
 
 EMBEDDED = Path(__file__).parent / "data"
 """Where the weights lie that ship with the package."""
+BAKED: Final = "NEUROSTORM_WEIGHTS"
+"""Environment variable: a folder of weights that is part of an image or an installation."""
+ANYBODYS: Final = {"pytorch_model.bin", "model.safetensors"}
+"""File names that say nothing of the model: they count only in a folder that does."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """What a file of weights holds.
+def list_folders(weights_dir: Path | None) -> list[Path]:
+    """List the folders where weights and atlases are looked for.
 
     Parameters
     ----------
-    source : str
-        Its path, for messages.
-    state : mapping of str to Tensor
-        Parameters under the names of the file.
-    config : mapping or None
-        The hyper-parameters stored beside them, under upstream's names.
-    """
+    weights_dir : Path or None
+        The folder the user named.
 
-    source: str
-    state: Mapping[str, Tensor]
-    config: Mapping[str, Any] | None = None
+    Returns
+    -------
+    list of Path
+        That one, then the one that the environment names.
+    """
+    baked = os.environ.get(BAKED)
+    return [folder for folder in (weights_dir, Path(baked) if baked else None) if folder]
+
+
+def list_places(card: Card, *, weights_dir: Path | None = None) -> list[Path]:
+    """List the places where the file of a card's weights may lie, best first.
+
+    Parameters
+    ----------
+    card : Card
+        Of any model.
+    weights_dir : Path, optional
+        A folder of weights.
+
+    Returns
+    -------
+    list of Path
+        In a folder of the model's name, the file itself, or at the path it has in its
+        repository; whether anything is there, is another matter. None for a model without
+        weights.
+    """
+    if card.file is None:
+        return []
+    names = [f"{card.name}/{card.file}"]
+    if card.file not in ANYBODYS:
+        names.append(card.file)
+    if card.source:
+        names.append(card.source.file)
+    places = [folder / name for folder in list_folders(weights_dir) for name in names]
+    return [*places, EMBEDDED / card.file] if card.embedded else places
 
 
 def find_weights(card: Card, *, given: Path | None = None, weights_dir: Path | None = None) -> Path:
@@ -62,8 +97,8 @@ def find_weights(card: Card, *, given: Path | None = None, weights_dir: Path | N
     given : Path, optional
         The file the user named; nothing else is looked at.
     weights_dir : Path, optional
-        A folder of weights: the file itself, or in a folder of the model's name, or at the
-        path it has in its repository.
+        A folder of weights; after it, the folder that ``NEUROSTORM_WEIGHTS`` names is looked at,
+        then the package.
 
     Returns
     -------
@@ -80,14 +115,7 @@ def find_weights(card: Card, *, given: Path | None = None, weights_dir: Path | N
             f"the model {card.name} has no weights, so there is no file to find",
             fix=f"leave out the weights of {card.name}",
         )
-    if given is not None:
-        places = [given]
-    else:
-        in_repository = [card.source.file] if card.source else []
-        names = [card.file, f"{card.name}/{card.file}", *in_repository]
-        places = [weights_dir / name for name in names] if weights_dir else []
-        if card.embedded:
-            places.append(EMBEDDED / card.file)
+    places = [given] if given is not None else list_places(card, weights_dir=weights_dir)
     for place in places:
         if place.is_file():
             return place
@@ -103,125 +131,10 @@ def _origin(card: Card) -> str:
     if card.source is None:
         return ""
     source = card.source
-    return f" (it is {source.file} of {source.repository}, revision {source.revision})"
-
-
-def hash_file(path: Path) -> str:
-    """Hash a file.
-
-    Parameters
-    ----------
-    path : Path
-        An existing file.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
-    """
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def read_checkpoint(path: Path, *, sha256: str | None = None) -> Checkpoint:
-    """Read a file of weights; no code in it is run.
-
-    Parameters
-    ----------
-    path : Path
-        A ``.safetensors`` file, or what ``torch.save`` writes: a state dict, or a Lightning
-        checkpoint with ``state_dict`` and ``hyper_parameters``.
-    sha256 : str, optional
-        What the file's hash must be.
-
-    Returns
-    -------
-    Checkpoint
-        Tensors on the CPU; optimizer states and the like are left out.
-
-    Raises
-    ------
-    MissingWeightsError
-        If there is no such file.
-    WrongWeightsError
-        If the hash differs, or the file is damaged, holds code or holds no state dict.
-    """
-    if not path.is_file():
-        raise MissingWeightsError(
-            f"{path}: there is no such file of weights", fix="check the path of the weights"
-        )
-    if sha256 is not None and (actual := hash_file(path)) != sha256:
-        raise WrongWeightsError(
-            f"{path}: its SHA-256 is {actual}; the card says {sha256}",
-            fix="fetch the file again: it is damaged, or of another revision or model",
-        )
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    content = _read_zip(path)
-    found = content if isinstance(content, dict) else {}
-    state = found.get("state_dict", found)
-    if not _is_state(state):
-        raise WrongWeightsError(
-            f"{path}: no state dict in it (names and tensors), nor a checkpoint that holds one",
-            fix="give a Lightning checkpoint, a torch.save'd state dict or a safetensors file",
-        )
-    return Checkpoint(source=str(path), state=state, config=found.get("hyper_parameters"))
-
-
-def _is_state(state: object) -> bool:
-    return (
-        isinstance(state, dict)
-        and len(state) > 0
-        and all(isinstance(k, str) and torch.is_tensor(v) for k, v in state.items())
-    )
-
-
-def _read_safetensors(path: Path) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            config = json.loads((file.metadata() or {}).get("config", "null"))
-    except (SafetensorError, json.JSONDecodeError) as why:
-        raise _damaged(path, str(why)) from why
-    return Checkpoint(source=str(path), state=state, config=config)
-
-
-def _read_zip(path: Path) -> Any:
-    """Read what ``torch.save`` writes: a zip of one pickle and raw tensors."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as stream:
-            bare = stream.read(2) in {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}
-        raise (
-            _code(path, "is a bare pickle, which may hold code")
-            if bare
-            else _damaged(path, "no zip archive")
-        )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as why:
-        found = re.search(r"GLOBAL (\S+)", str(why))
-        if found is None and "Unsupported" not in str(why):
-            raise _damaged(path, str(why)) from why
-        name = found.group(1).strip("`") if found else "an object that is no tensor"
-        raise _code(path, f"its pickle asks for {name}, which is code") from why
-    except (RuntimeError, EOFError, ValueError, OSError, LookupError) as why:
-        raise _damaged(path, str(why)) from why
-
-
-def _code(path: Path, what: str) -> WrongWeightsError:
-    return WrongWeightsError(
-        f"{path}: {what}; it was not run",
-        fix="do not trust this file; ask its source for plain tensors (safetensors)",
-    )
-
-
-def _damaged(path: Path, why: str) -> WrongWeightsError:
-    first = (why.splitlines() or ["no reason given"])[0]
-    return WrongWeightsError(
-        f"{path}: truncated or damaged, or not a file of weights, {path.stat().st_size} bytes "
-        f"({first[:120]})",
-        fix="fetch the file again and compare its size with the source's",
-    )
+    where = f" (it is {source.file} of {source.repository}, revision {source.revision or 'unknown'}"
+    if source.revision is None:
+        return where + ")"
+    return f"{where}; neurostorm-tools weights fetch {card.name} --weights-dir DIR gets it)"
 
 
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -239,24 +152,34 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     Raises
     ------
     WrongWeightsError
-        If a name is missing or unknown, a shape differs or a value is not finite; the message
-        names the first few of each kind.
+        If a name is missing or unknown, a shape or type differs or a value is not finite; the
+        message names the first few of each kind.
     """
+    import torch
+
     own = module.state_dict()
     missing = [name for name in own if name not in state]
     unknown = [name for name in state if name not in own]
+    common = [name for name in own if name in state]
+    fitting = [name for name in common if state[name].shape == own[name].shape]
     shapes = [
         f"{name} is {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        for name in common
+        if state[name].shape != own[name].shape
     ]
-    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    types = [
+        f"{name} is {state[name].dtype}, expected {own[name].dtype}"
+        for name in fitting
+        if _kind(state[name]) != _kind(own[name])
+    ]
+    broken = [name for name in fitting if not torch.isfinite(state[name]).all()]
     wrong = [
         f"{len(names)} {kind}: {_first(names)}"
         for kind, names in (
             ("missing", missing),
             ("unknown", unknown),
             ("of another shape", shapes),
+            ("of another type", types),
             ("not finite", broken),
         )
         if names
@@ -264,11 +187,23 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], *, source: str
     if wrong:
         raise WrongWeightsError(
             f"{source}: these are not the weights of this {type(module).__name__}: "
-            + "; ".join(wrong),
+            + "; ".join(wrong)
+            + _relation(state, own),
             fix="give the weights this model was made for, or the hyper-parameters they were "
             "trained with; nothing is loaded partially",
         )
     module.load_state_dict(dict(state), strict=True)
+
+
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    return value.is_floating_point(), value.is_complex()
+
+
+def _relation(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    found, wanted = name_family(state), name_family(own)
+    if found is None or wanted is None or found == wanted:
+        return ""
+    return f" (its names are those of {found}; this is {wanted})"
 
 
 def _first(names: Sequence[str], n: int = 3) -> str:

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING
 
 from neurostorm_app.bids_app.settings import GROUPS, Flag
 from neurostorm_app.models import list_models, read_card
+from neurostorm_app.models.atlases import list_atlases, read_atlas_card
+from neurostorm_app.models.weights_dir import PERMISSIVE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pydantic.fields import FieldInfo
 
-    from neurostorm_app.models.card import Card
+    from neurostorm_app.models.card import AtlasCard, Card, ParcelContract
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -58,53 +60,134 @@ def models_page() -> str:
         "",
         "What is known of each set of weights, from its card. What is not known says so.",
         "Preprocessing for a model is read from the same card.",
+        "",
+        "`neurostorm-tools weights list` says where each file lies on your machine. Files are",
+        "looked for in `--weights-dir`, in the folder that the environment variable",
+        "`NEUROSTORM_WEIGHTS` names, and in the package. `neurostorm-tools weights fetch` brings",
+        "them there; it alone ever needs a network.",
     ]
     for name in list_models():
         lines += _card(read_card(name))
+    lines += ["", "# Atlases", "", "Parcellations that are fetched, not shipped."]
+    for name in list_atlases():
+        lines += _atlas(read_atlas_card(name))
     return "\n".join(lines) + "\n"
 
 
 def _card(card: Card) -> Iterator[str]:
     yield from ("", f"## {card.name}", "", f"**{card.title}.** {card.summary}", "")
+    yield from _table(_facts(card))
+    yield from _notes(card)
+
+
+def _atlas(card: AtlasCard) -> Iterator[str]:
+    files = [known for known in (card.labels, card.coordinates) if known]
+    source, use = card.source, USE[card.commercial_use]
+    facts = {
+        "source": f"`{source.repository}`, revision `{source.revision}`, `{source.file}`",
+        "fetch it with": _how_to_fetch(card),
+        "SHA-256": ", ".join(f"`{k.sha256}` (`{k.file}`)" for k in files),
+        "licence": f"{card.licence}; commercial use: {use}",
+        "parcels": str(card.n_parcels),
+        "space": card.space,
+    }
+    yield from ("", f"## {card.name}", "", f"**{card.title}.** {card.summary}", "")
+    yield from _table(facts)
+    yield from _notes(card)
+
+
+def _table(facts: dict[str, str]) -> Iterator[str]:
     yield from ("| | |", "|---|---|")
-    for key, value in _facts(card).items():
+    for key, value in facts.items():
         yield f"| {key} | {value} |"
+
+
+def _notes(card: Card | AtlasCard) -> Iterator[str]:
     if card.limits:
         yield from ("", "Before you trust it:", "", *(f"- {limit}" for limit in card.limits))
     if card.references:
         yield from ("", "References:", "", *(f"- {reference}" for reference in card.references))
 
 
+USE = {True: "yes", False: "no", None: "not stated"}
+
+
+def _how_to_fetch(card: Card | AtlasCard) -> str:
+    accept = "" if card.licence in PERMISSIVE else " --accept-licence"
+    return f"`neurostorm-tools weights fetch {card.name} --weights-dir DIR{accept}`"
+
+
 def _facts(card: Card) -> dict[str, str]:
-    contract = card.contract
-    facts = {"outputs are named": f"`desc-{card.label}`"}
-    if card.source:
-        source = card.source
-        facts["weights"] = f"`{source.repository}`, revision `{source.revision}`, `{source.file}`"
-    else:
-        facts["weights"] = f"`{card.file}`, in the package" if card.embedded else "none needed"
-    if card.file:
-        facts["SHA-256"] = f"`{card.sha256}`" if card.sha256 else "not known"
-        facts["size"] = f"{card.size:,} bytes" if card.size else "not known"
-    use = {True: "yes", False: "no", None: "not stated"}
-    facts["licence"] = f"{card.licence}; commercial use: {use[card.commercial_use]}"
+    facts = {"outputs are named": f"`desc-{card.label}`"} | _weights(card)
+    facts["licence"] = f"{card.licence}; commercial use: {USE[card.commercial_use]}"
     facts["dimension"] = str(card.dimension) if card.dimension else "depends on the parcellation"
     facts["pooling"] = card.pooling
+    contract = card.contract
     facts["space"] = contract.space
     if contract.kind == "volume":
         grid = contract.grid
         facts["grid"] = f"{' x '.join(map(str, grid.shape))}, affine rows {grid.affine}, mm, RAS+"
         facts["scaling"] = f"{contract.scaling}; background: {contract.background}"
     else:
-        facts["parcellation"] = contract.atlas
-        cleaning = contract.cleaning
-        facts["cleaning"] = (
-            f"detrend: {cleaning.detrend}; {cleaning.high_pass} to {cleaning.low_pass} Hz; "
-            f"confounds: {', '.join(cleaning.confounds)}"
-        )
+        facts |= _parcels(contract)
     facts["repetition time"] = f"{contract.tr} s" if contract.tr else "the run's own"
     window = f"{contract.window} volumes, one every {contract.stride}"
     facts["window"] = window if contract.window else "the whole run"
+    if contract.kind == "parcels" and contract.shortest:
+        facts["window"] += (
+            f"; of a shorter run, one of at least {contract.shortest}, in steps of "
+            f"{contract.multiple}"
+        )
+    return facts | _meaning(card)
+
+
+def _weights(card: Card) -> dict[str, str]:
+    facts = {"weights": f"`{card.file}`, in the package" if card.embedded else "none needed"}
+    if source := card.source:
+        revision = f"revision `{source.revision}`" if source.revision else "revision not known"
+        facts["weights"] = f"`{source.repository}`, {revision}, `{source.file}`"
+        if source.revision:
+            facts["fetch them with"] = _how_to_fetch(card)
+    if card.file:
+        facts["SHA-256"] = f"`{card.sha256}`" if card.sha256 else "not known"
+        facts["size"] = f"{card.size:,} bytes" if card.size else "not known"
+    return facts
+
+
+def _parcels(contract: ParcelContract) -> dict[str, str]:
+    cleaning = contract.cleaning
+    linked = contract.atlas in list_atlases()
+    facts = {"parcellation": f"[{contract.atlas}](#{contract.atlas.lower()})"}
+    facts["parcellation"] = facts["parcellation"] if linked else contract.atlas
+    if contract.coordinates:
+        facts["parcellation"] += ", with the place of each parcel"
+    low = "no low-pass" if cleaning.low_pass is None else f"low-pass {cleaning.low_pass} Hz"
+    high = "no high-pass" if cleaning.high_pass is None else f"high-pass {cleaning.high_pass} Hz"
+    facts["cleaning"] = (
+        f"detrend: {'yes' if cleaning.detrend else 'no'}; {high}; {low}; "
+        f"confounds: {', '.join(cleaning.confounds) or 'none'}"
+    )
+    facts["scaling"] = {
+        "none": "none",
+        "robust": "each parcel demeaned, minus its median, over its interquartile range, clipped",
+        "sd": "each parcel demeaned, over one standard deviation of all",
+    }[contract.scaling]
+    return facts
+
+
+def _meaning(card: Card) -> dict[str, str]:
+    facts = {}
+    if head := card.output:
+        values = ", ".join(head.classes)
+        if head.kind == "binary":
+            values = f"probability of {head.classes[1]} (else {head.classes[0]})"
+        if head.kind == "value":
+            values = f"in {head.unit}, output x {head.sd} + {head.mean}"
+        facts["the head says"] = f"{head.target}: {values}. {head.origin}"
+    if expected := card.expected_error:
+        facts["expected masked error"] = (
+            f"{expected.low:g} to {expected.high:g}, mean squared. {expected.origin}"
+        )
     return facts
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -37,3 +39,27 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there: real scans and golden tensors cannot be tried")
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Play Hugging Face and GitHub on this machine; nothing waits between two tries."""
+    from huggingface_hub import close_session
+
+    from neurostorm_app.models import fetch, transfer
+
+    spec = importlib.util.spec_from_file_location("hub_server", ROOT / "tests/hub_server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "hub_server", module)  # dataclasses look it up
+    spec.loader.exec_module(module)
+    for proxy in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setattr(transfer, "PAUSE", 0)
+    with module.serve() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setattr(fetch, "GITHUB", f"{server.url}/raw")
+        close_session()
+        yield server
+        close_session()
