@@ -43,7 +43,7 @@ class Reconstruction:
     ----------
     pred : Tensor, shape (B, C, X, Y, Z, T)
         The whole series, hidden or not, on the scale of the input.
-    mask : Tensor of bool, shape (B, units)
+    mask : Tensor, shape (B, units)
         What was hidden: the mask that was given.
     loss : Tensor, shape ()
         Mean squared error over what was hidden.
@@ -124,8 +124,9 @@ class NeuroStormMae(NeuroStorm):
         ----------
         x : Tensor, shape (B, C, X, Y, Z, T)
             As for `features`.
-        mask : Tensor of bool, shape (B, units)
-            ``True`` is hidden; units are those of `MaskScheme`. At least one must be hidden.
+        mask : Tensor, shape (B, units)
+            ``True`` or 1 is hidden, of any type; units are those of `MaskScheme`. At least one
+            must be hidden.
 
         Returns
         -------
@@ -138,10 +139,7 @@ class NeuroStormMae(NeuroStorm):
             If the mask does not fit, or the weights have no token for this scheme.
         """
         self.check_input(x)
-        hidden = self.scheme.spread(mask, (*self.config.grid[:3], x.shape[5]))
-        tokens = torch.where(hidden[..., None], self._mask_token(hidden), self.patch_embed(x))
-        latent = self.encode(tokens)
-        pred = self.patch_embed.paste(self._decode(latent))
+        _, pred, latent = self._guess(x, mask)
         return Reconstruction(
             pred=pred, mask=mask, loss=self.error(pred, x, mask), latent=latent.movedim(-1, 1)
         )
@@ -153,8 +151,8 @@ class NeuroStormMae(NeuroStorm):
         ----------
         pred, x : Tensor, shape (B, C, X, Y, Z, T)
             The guess and the truth.
-        mask : Tensor of bool, shape (B, units)
-            ``True`` is hidden; at least one must be.
+        mask : Tensor, shape (B, units)
+            ``True`` or 1 is hidden; at least one must be.
 
         Returns
         -------
@@ -163,6 +161,47 @@ class NeuroStormMae(NeuroStorm):
         """
         hidden = self.scheme.spread(mask, (*self.config.grid[:3], x.shape[5]))
         return self.patch_embed.cut((pred - x).square()).mean(dim=-1)[hidden].mean()
+
+    def masked_error(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Hide a part of each window by the configuration's scheme, and see how well it is guessed.
+
+        Parameters
+        ----------
+        x : Tensor, shape (B, C, X, Y, Z, T)
+            As for `features`.
+        generator : torch.Generator
+            Source of randomness, on the CPU.
+
+        Returns
+        -------
+        Tensor, shape (B,)
+            Mean squared error over what was hidden of each window, in the unit of the input,
+            squared.
+
+        Raises
+        ------
+        ContractError
+            If the shape is not what the network was made for, or nothing would be hidden.
+        """
+        self.check_input(x)
+        mask = self.draw_mask(x, generator=generator)
+        if not mask.any(dim=1).all():
+            raise ContractError(
+                f"a mask ratio of {self.config.mask_ratio:g} hides nothing of {mask.shape[1]} "
+                "units",
+                fix="give a configuration with a mask_ratio that hides one unit or more",
+            )
+        hidden, pred = self._guess(x, mask)[:2]
+        squares = self.patch_embed.cut((pred - x).square()).mean(dim=-1)
+        total = squares.masked_fill(~hidden, 0).flatten(1).sum(dim=1)
+        return total / hidden.flatten(1).sum(dim=1)
+
+    def _guess(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give what is hidden (B, X, Y, Z, T), the guess (as `x`) and the features, encoded."""
+        hidden = self.scheme.spread(mask, (*self.config.grid[:3], x.shape[5]))
+        tokens = torch.where(hidden[..., None], self._mask_token(hidden), self.patch_embed(x))
+        latent = self.encode(tokens)
+        return hidden, self.patch_embed.paste(self._decode(latent)), latent
 
     def _mask_token(self, hidden: Tensor) -> Tensor:
         """Stand-ins that broadcast against (B, X, Y, Z, T, C)."""
@@ -214,6 +253,8 @@ def build(config: Mapping[str, Any], checkpoint: Checkpoint) -> NeuroStormMae:
     """
     state = migrate(checkpoint.state, decoder=True)
     later = "mask_token" in state or "atlas_mask_token" in state
+    if "atlas_map" in state:
+        state["atlas_map"] = state["atlas_map"].float()  # regions are numbers; files hold any type
     network = NeuroStormMae(
         Config.of(config), layout="2026-05" if later else "2025", atlas="atlas_map" in state
     )

@@ -115,8 +115,8 @@ class MaskScheme:
 
         Parameters
         ----------
-        mask : Tensor of bool or integers, shape (B, units)
-            ``True`` or 1 is hidden.
+        mask : Tensor, shape (B, units)
+            ``True`` or 1 is hidden, ``False`` or 0 is not; of any type.
         grid : sequence of int, length 4
             Tokens along X, Y, Z and T.
 
@@ -128,17 +128,22 @@ class MaskScheme:
         Raises
         ------
         ContractError
-            If the mask does not have one value a unit.
+            If the mask does not have one value a unit, or holds others than 0 and 1.
         """
         counts = self.counts(grid)
-        units = (mask.ndim, mask.shape[-1]) == (2, math.prod(counts))
-        if not units or mask.is_floating_point():
+        if (mask.ndim, mask.shape[-1]) != (2, math.prod(counts)):
             raise ContractError(
                 f"the mask is {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of "
                 f"shape (batch, {math.prod(counts)}), one value a unit of {self.unit(grid)} tokens",
                 fix="draw the mask for this grid: MaskScheme.draw",
             )
-        whole = mask.bool().reshape(mask.shape[0], *counts)
+        hidden = mask.bool()
+        if not torch.equal(hidden.to(mask.dtype), mask):
+            raise ContractError(
+                f"the mask holds other values than 0 and 1, from {mask.min():g} to {mask.max():g}",
+                fix="give 1 for what is hidden and 0 for what is not, or booleans",
+            )
+        whole = hidden.reshape(mask.shape[0], *counts)
         for axis, n in enumerate(self.unit(grid), start=1):
             whole = whole.repeat_interleave(n, dim=axis)
         return whole

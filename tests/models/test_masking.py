@@ -74,17 +74,25 @@ def test_an_atlas_scheme_without_an_atlas_says_so(generator: torch.Generator) ->
         scheme.draw(1, grid=GRID, ratio=0.5, generator=generator)
 
 
-@pytest.mark.parametrize("mask", [torch.zeros(2, 23, dtype=torch.bool), torch.zeros(2, 24)])
-def test_a_mask_for_another_grid_is_refused(mask: torch.Tensor) -> None:
+@pytest.mark.parametrize("shape", [(2, 23), (24,), (2, 24, 1)])
+def test_a_mask_for_another_grid_is_refused(shape: tuple[int, ...]) -> None:
     scheme = MaskScheme.of("window", "random", WINDOW)
     with pytest.raises(ContractError, match=r"expected torch.bool of shape \(batch, 24\)"):
-        scheme.spread(mask, GRID)
+        scheme.spread(torch.zeros(shape, dtype=torch.bool), GRID)
 
 
-def test_zeros_and_ones_are_a_mask_too() -> None:
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32, torch.float64])
+def test_zeros_and_ones_are_a_mask_too(dtype: torch.dtype) -> None:
     scheme = MaskScheme.of("window", "random", WINDOW)
-    mask = torch.arange(24).remainder(2)[None]
+    mask = torch.arange(24).remainder(2)[None].to(dtype)
     assert torch.equal(scheme.spread(mask, GRID), scheme.spread(mask.bool(), GRID))
+
+
+@pytest.mark.parametrize("value", [0.5, 2.0, -1.0, float("nan")])
+def test_a_mask_of_other_numbers_is_refused(value: float) -> None:
+    scheme = MaskScheme.of("window", "random", WINDOW)
+    with pytest.raises(ContractError, match="the mask holds other values than 0 and 1"):
+        scheme.spread(torch.full((2, 24), value), GRID)
 
 
 def test_a_grid_that_windows_do_not_tile_cannot_be_masked() -> None:
