@@ -40,6 +40,9 @@ MIN_BRAIN_COVERAGE = 0.85
 Whole-head EPI loses a tenth at most, to dropout under the frontal and temporal lobes; a slab
 that leaves out the cerebellum or the vertex loses more.
 """
+NEAR = 1.25
+"""Largest distance of a run that is called near: one part of 1, such as another standard space or
+twice the repetition time, and a quarter for the small ones."""
 
 
 @dataclass(slots=True)
@@ -54,8 +57,11 @@ class Findings:
         Why the contract is not met; empty if it is.
     deviations : dict of str to float
         Parts of the distance: |log2| of the ratio of repetition times; shares, from 0 to 1, of
-        template brain not covered, of negative values, of confounds and parcels missing; 1 for a
-        series carried over from another space.
+        template brain not covered, of negative values, of anatomical contrast, of confounds and
+        parcels missing; 1 for a series carried over from another space, and for voxels taken from
+        elsewhere than the contract says; log2 of how often the masked-reconstruction error
+        is above its range, of how much windows of parcels were shortened, of the gain, and of the
+        ratio of the parcels' spread to that of their cohort.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -63,11 +69,17 @@ class Findings:
     deviations: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Say whether the contract is met, why not, and how far the run is from it."""
+        """Say whether the contract is met, why not, and how far the run is from it.
+
+        The verdict is ``met`` where there is no reason to say otherwise, else ``near`` or ``far``
+        by the distance: the sum of the deviations.
+        """
+        distance = sum(self.deviations.values())
         return {
             "met": not self.reasons,
+            "verdict": "met" if not self.reasons else "near" if distance <= NEAR else "far",
             "reasons": list(self.reasons),
-            "distance": round(sum(self.deviations.values()), 6),
+            "distance": round(distance, 6),
             "deviations": {name: round(value, 6) for name, value in self.deviations.items()},
             **self.facts,
         }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import nibabel as nib
 import numpy as np
+from isal import igzip, igzip_lib
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
@@ -29,11 +30,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Volume = NDArray[np.float32]
+
 __all__ = ["iter_volumes", "open_image", "read_volume", "write_series", "write_volume"]
 
 NATIVE, MNI = 1, 4
 """NIfTI codes of the world: scanner, and MNI 152."""
 FIX = "fetch or convert the file anew; compare its size and checksum with the source"
+ISAL_ERROR: Any = igzip_lib.IsalError  # its stub does not say that it is an exception
 GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
 """RFC 1952: deflate, no name, no time, fastest, unknown system: the same bytes everywhere."""
 
@@ -92,8 +96,16 @@ def read_volume(path: Path) -> tuple[NDArray[np.float32], Grid]:
     return volume, Grid.of(image, path)
 
 
-def iter_volumes(path: Path) -> Iterator[NDArray[np.float32]]:
+def iter_volumes(path: Path, *, brain: NDArray[np.bool_] | None = None) -> Iterator[Volume]:
     """Read a series from front to end.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii`` or ``.nii.gz``.
+    brain : ndarray, shape (X, Y, Z), bool, optional
+        Where values must be finite; elsewhere NaN and infinity become 0, as of a derivative that
+        marks by NaN what is outside its mask. By default they must be finite everywhere.
 
     Yields
     ------
@@ -103,43 +115,69 @@ def iter_volumes(path: Path) -> Iterator[NDArray[np.float32]]:
     Raises
     ------
     CorruptImageError
-        If the file ends before the last volume, or a voxel is not finite.
+        If the file ends before the last volume, its checksum is wrong, or a voxel is not finite
+        where it must be.
     """
     image = open_image(path)
-    header = image.header
     shape: tuple[int, ...] = image.shape[:3]
     n_volumes = image.shape[3] if image.ndim == 4 else 1
-    dtype = header.get_data_dtype()
+    dtype = image.header.get_data_dtype()
     proxy: Any = image.dataobj
     n_bytes = int(np.prod(shape)) * dtype.itemsize
-    with ImageOpener(str(path)) as file:
-        file.seek(proxy.offset)
+    with _open_bytes(path) as file:
+        _read_exactly(file, proxy.offset, f"{path}: the header")
         for number in range(n_volumes):
-            raw = _read_exactly(file, n_bytes, f"{path}: volume {number} of {n_volumes}")
+            what = f"{path}: volume {number} of {n_volumes}"
+            raw = _read_exactly(file, n_bytes, what)
             volume = np.frombuffer(raw, dtype=dtype).reshape(shape, order="F")
-            scaled = np.asarray(volume * proxy.slope + proxy.inter, dtype=np.float32)
-            _check_finite(scaled, f"{path}: volume {number} of {n_volumes}")
-            yield scaled
+            scaled = _scaled(volume, proxy.slope, proxy.inter)
+            yield _checked(scaled, brain, what)
+        # The end of a gzip stream holds its checksum, which is compared when it is reached.
+        _read(file, 1, f"{path}: what follows volume {n_volumes - 1} of {n_volumes}")
 
 
-def _check_finite(volume: NDArray[np.float32], what: str) -> None:
-    wrong = volume.size - int(np.count_nonzero(np.isfinite(volume)))
+def _open_bytes(path: Path) -> Any:
+    """Open a file as bytes; gzip by ISA-L, in a sixth to a third of the time of other readers."""
+    opened: Any = igzip.IGzipFile if path.suffix == ".gz" else ImageOpener
+    return opened(str(path), "rb")
+
+
+def _scaled(volume: NDArray[Any], slope: float, inter: float) -> Volume:
+    with np.errstate(all="ignore"):  # what overflows is not finite, and that is looked at next
+        if (slope, inter) == (1, 0):
+            return volume.astype(np.float32)
+        return np.asarray(volume * slope + inter, dtype=np.float32)
+
+
+def _checked(volume: Volume, brain: NDArray[np.bool_] | None, what: str) -> Volume:
+    """Refuse values that are not finite; outside of a brain they become 0."""
+    finite = np.isfinite(volume)
+    if finite.all():
+        return volume
+    wrong = int(np.count_nonzero(~finite if brain is None else brain & ~finite))
     if wrong:
+        where = "" if brain is None else " in the brain mask"
         raise CorruptImageError(
-            f"{what} has {wrong} voxels that are not finite numbers",
+            f"{what} has {wrong} voxels{where} that are not finite numbers",
             fix="find out where NaN or infinity came from: a scanner does not write them",
         )
+    return np.where(finite, volume, np.float32(0))
 
 
 def _read_exactly(file: Any, n_bytes: int, what: str) -> bytes:
-    try:
-        raw: bytes = file.read(n_bytes)
-    except (EOFError, OSError, zlib.error) as error:
-        raise CorruptImageError(f"{what} cannot be read: {error}", fix=FIX) from error
+    raw = _read(file, n_bytes, what)
     if len(raw) != n_bytes:
         raise CorruptImageError(
             f"{what} has {len(raw)} bytes of {n_bytes}: the file ends early", fix=FIX
         )
+    return raw
+
+
+def _read(file: Any, n_bytes: int, what: str) -> bytes:
+    try:
+        raw: bytes = file.read(n_bytes)
+    except (EOFError, OSError, zlib.error, ISAL_ERROR) as error:
+        raise CorruptImageError(f"{what} cannot be read: {error}", fix=FIX) from error
     return raw
 
 

@@ -6,6 +6,7 @@ orientations may differ. The series itself is not interpolated.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from neurostorm_app.errors import ContractError
+from neurostorm_app.errors import ContractError, DataError
 from neurostorm_app.pipelines.image import read_volume
 from neurostorm_app.pipelines.resample import resample_volume
 from neurostorm_app.pipelines.series import open_series
@@ -48,11 +49,14 @@ class Parcels:
         Values of the label image, ascending.
     coverage : ndarray, shape (V,)
         Share of a parcel's voxels in the label image that lie in the field of view and the mask.
+    grand_mean : float
+        Mean over the mask and all volumes, before anything was taken off; NaN if not measured.
     """
 
     series: NDArray[np.float64]
     labels: NDArray[np.int64]
     coverage: NDArray[np.float64]
+    grand_mean: float = math.nan
 
     @property
     def missing(self) -> list[int]:
@@ -91,9 +95,9 @@ def parcellate(
     Raises
     ------
     CorruptImageError
-        If a file is damaged.
+        If a file is damaged, or a voxel of the mask holds a value that is not finite.
     DataError
-        If a voxel of a parcel holds a value that is not finite.
+        If no parcel varies.
     ContractError
         If the atlas is not a label image, or no parcel meets the brain.
     """
@@ -102,6 +106,7 @@ def parcellate(
     volume, atlas_grid = read_labels(atlas)
     labels = np.unique(volume[volume > 0])
     brain = np.ones(series.grid.shape, dtype=bool) if mask is None else mask
+    series = series.within(brain)
     under = np.where(brain, _carry(volume, atlas_grid, series.grid, to_atlas), 0)
     seen = _carry(brain, series.grid, atlas_grid, from_atlas)
     coverage = _coverage(volume, labels, seen > 0)
@@ -111,10 +116,15 @@ def parcellate(
             f"{series.path}: no parcel of {atlas} is covered by its brain mask",
             fix="check that both are in the same standard space and that the affines are right",
         )
-    means = _mean_rows(series, under, labels)
+    means, grand_mean = _mean_rows(series, under, labels, brain=brain)
     flat = means.std(axis=1) <= FLAT * np.abs(means.mean(axis=1))
     means[~present | flat] = np.nan
-    return Parcels(series=means, labels=labels, coverage=coverage)
+    if np.isnan(means).all():
+        raise DataError(
+            f"{series.path}: no parcel varies over its {series.n_volumes} volumes",
+            fix="check that this is a series, and not one volume repeated",
+        )
+    return Parcels(series=means, labels=labels, coverage=coverage, grand_mean=grand_mean)
 
 
 def read_labels(path: Path) -> tuple[NDArray[np.int64], Grid]:
@@ -146,6 +156,8 @@ def _carry(
     labels: NDArray[np.int64] | NDArray[np.bool_], source: Grid, target: Grid, xfm: PointMap | None
 ) -> NDArray[np.int64]:
     """Bring labels to another grid by nearest neighbour; `xfm` maps target to source points."""
+    if xfm is None and source == target:
+        return labels.astype(np.int64)
     values = labels.astype(np.float32)
     carried = resample_volume(values, source=source, target=target, xfm=xfm, order=0)
     return np.rint(carried).astype(np.int64)
@@ -160,18 +172,23 @@ def _coverage(
 
 
 def _mean_rows(
-    series: SeriesFile, under: NDArray[np.int64], labels: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Average the voxels under each label, block by block."""
-    voxels = np.flatnonzero(under)
-    rows = np.searchsorted(labels, under.ravel()[voxels])
-    counts = np.bincount(rows, minlength=labels.size)
-    with np.errstate(divide="ignore"):
-        weights = (1.0 / counts)[rows]
-    average = sparse.csr_matrix(
-        (weights, (rows, np.arange(voxels.size))), shape=(labels.size, voxels.size)
-    )
-    means = np.empty((labels.size, series.n_volumes))
+    series: SeriesFile,
+    under: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    *,
+    brain: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], float]:
+    """Average the voxels under each label, volume by volume, and those of the brain over all."""
+    # Volumes come in the order of the file, first axis fastest: to ravel them so copies nothing.
+    voxels = np.flatnonzero(brain.ravel(order="F"))
+    values = under.ravel(order="F")[voxels]
+    columns = np.flatnonzero(values)
+    rows = np.searchsorted(labels, values[columns])
+    weights = 1.0 / np.bincount(rows, minlength=labels.size)[rows]
+    average = sparse.csr_matrix((weights, (rows, columns)), shape=(labels.size, voxels.size))
+    means, total = np.empty((labels.size, series.n_volumes)), 0.0
     for t, volume in enumerate(series.volumes()):
-        means[:, t] = np.asarray(average @ volume.ravel()[voxels].astype(np.float64))
-    return means
+        seen = volume.ravel(order="F")[voxels].astype(np.float64)
+        means[:, t] = np.asarray(average @ seen)
+        total += float(seen.mean())
+    return means, total / series.n_volumes

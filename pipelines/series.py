@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +36,29 @@ class SeriesFile:
         Where its voxels are.
     n_volumes : int
         Its length.
+    brain : ndarray, shape (X, Y, Z), bool, or None
+        Where its values must be finite; None is everywhere.
     """
 
     path: Path
     grid: Grid
     n_volumes: int
+    brain: NDArray[np.bool_] | None = None
+
+    def within(self, brain: NDArray[np.bool_]) -> SeriesFile:
+        """Read as 0 what is not finite outside of a brain, as derivatives of SPM mark it.
+
+        Parameters
+        ----------
+        brain : ndarray, shape (X, Y, Z), bool
+            On the grid of the series.
+
+        Returns
+        -------
+        SeriesFile
+            The same file.
+        """
+        return replace(self, brain=brain)
 
     def volumes(self) -> Iterator[NDArray[np.float32]]:
         """Read the series once, from its first volume to its last; yields volumes (X, Y, Z).
@@ -48,9 +66,10 @@ class SeriesFile:
         Raises
         ------
         CorruptImageError
-            If the file ends early, cannot be decompressed, or holds a value that is not finite.
+            If the file ends early, cannot be decompressed, or holds a value that is not finite
+            where it must be.
         """
-        return iter_volumes(self.path)
+        return iter_volumes(self.path, brain=self.brain)
 
 
 def open_series(path: Path, *, min_volumes: int = 1) -> SeriesFile:
@@ -100,7 +119,8 @@ def find_brain(series: SeriesFile, mask: Path | None) -> tuple[NDArray[np.bool_]
     Without a mask, a series that is exactly 0 in more than two fifths of the field of view has
     been masked already, and its brain is where it is not 0: the brain fills about a quarter of a
     standard grid, and no image that was not masked is 0 in so much of it. Otherwise the brain is
-    what stands out from the background of the mean of the first volumes.
+    what stands out from the background of the mean of the first volumes. What is not a finite
+    number counts as 0 here.
 
     Parameters
     ----------
@@ -143,7 +163,7 @@ def _brain_of(series: SeriesFile) -> tuple[NDArray[np.bool_], str]:
     total = np.zeros(series.grid.shape)
     used = np.zeros(series.grid.shape, dtype=bool)
     n_used = 0
-    for volume in series.volumes():
+    for volume in series.within(np.zeros(series.grid.shape, dtype=bool)).volumes():
         total += volume
         used |= volume != 0
         n_used += 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["Run", "StandardSeries"]
+__all__ = ["InputOptions", "Run", "StandardSeries"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +64,25 @@ class StandardSeries:
     tr: float
     space: str
     res: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """What the user may change about how a run is made ready for a model.
+
+    Parameters
+    ----------
+    clip_policy : {'dense', 'upstream-eval'}
+        Every volume in some window, or one window every 400 volumes.
+    parity : {'none', 'upstream'}
+        ``upstream`` prepares volumes by upstream's own arithmetic, for comparison.
+    statistics : Path or None
+        Statistics of the parcels of a cohort; None takes those of the run.
+    gain : float
+        Factor on the scaled series of parcels.
+    """
+
+    clip_policy: Literal["dense", "upstream-eval"] = "dense"
+    parity: Literal["none", "upstream"] = "none"
+    statistics: Path | None = None
+    gain: float = 1.0

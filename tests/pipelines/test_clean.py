@@ -68,6 +68,26 @@ def test_a_high_pass_alone_takes_slow_cosines_off(wave):
     assert correlation(cleaned.series[0], wave) > 0.98
 
 
+def test_a_card_that_asks_for_nothing_has_only_the_means_taken_off(rng):
+    series = rng.normal(1000, 9, (2, 40)) + np.arange(40)
+    cleaned, notes = clean_parcels(
+        make_parcels(series), None, tr=0.735, cleaning=Cleaning(detrend=False)
+    )
+    wanted = series - series.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(cleaned.series, wanted, atol=1e-9)  # signal units
+    assert notes == []
+
+
+@pytest.mark.parametrize("tr", [0.5, 2.0])
+def test_the_high_pass_is_in_hertz_whatever_the_repetition_time(tr):
+    t = tr * np.arange(round(300 / tr))
+    slow, fast = np.sin(2 * np.pi * 0.004 * t), np.sin(2 * np.pi * 0.03 * t)
+    cleaning = Cleaning(high_pass=0.01, detrend=False)
+    cleaned, _ = clean_parcels(make_parcels([5 * slow + fast]), None, tr=tr, cleaning=cleaning)
+    assert correlation(cleaned.series[0], fast) > 0.9
+    assert correlation(cleaned.series[0], slow) < 0.05
+
+
 def test_missing_parcels_stay_missing(wave):
     parcels = make_parcels([wave, np.full(150, np.nan), wave[::-1]])
     cleaned, _ = clean_parcels(parcels, None, tr=TR, cleaning=BAND)

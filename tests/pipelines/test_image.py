@@ -85,10 +85,46 @@ def test_a_truncated_file_names_the_volume(series, tmp_path):
     (tmp_path / "short.nii").write_bytes(content[:-1000])
     with pytest.raises(CorruptImageError, match=r"volume 4 of 5 has 1016 bytes of 2016"):
         list(iter_volumes(tmp_path / "short.nii"))
-    packed = (tmp_path / "whole.nii.gz").read_bytes()
-    (tmp_path / "short.nii.gz").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(CorruptImageError, match=r"volume 2 of 5 (cannot be read|has)"):
-        list(iter_volumes(tmp_path / "short.nii.gz"))
+
+
+@pytest.fixture
+def packed(rng, tmp_path):
+    """Pack five volumes, larger than any buffer of a reader; return the path and the bytes."""
+    path, grid = tmp_path / "packed.nii.gz", Grid((41, 42, 43), GRID.affine)
+    volumes = rng.normal(100, 20, (5, *grid.shape)).astype(np.float32)
+    write_series(path, iter(volumes), grid=grid, n_volumes=5)
+    return path, path.read_bytes()
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_truncated_gzip_file_names_the_volume(packed, members):
+    path, content = packed
+    if members == 2:
+        plain = gzip.decompress(content)
+        content = b"".join(gzip.compress(part, 1) for part in (plain[:9999], plain[9999:]))
+        path.write_bytes(content)
+        assert len(list(iter_volumes(path))) == 5  # members one after the other are one file
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(
+        CorruptImageError, match=r"packed.*: volume 2 of 5 cannot be read: .* ended"
+    ):
+        list(iter_volumes(path))
+
+
+def test_a_gzip_file_with_wrong_bytes_is_refused(packed):
+    path, content = packed
+    middle = len(content) // 2
+    path.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+    with pytest.raises(CorruptImageError, match=r"cannot be (read|opened)"):
+        list(iter_volumes(path))
+
+
+@pytest.mark.parametrize("end", [b"\0\0\0\0\0\0\0\0", b""], ids=["wrong", "none"])
+def test_the_checksum_of_a_gzip_file_is_looked_at(packed, end):
+    path, content = packed
+    path.write_bytes(content[:-8] + end)
+    with pytest.raises(CorruptImageError, match=r"cannot be (read|opened)"):
+        list(iter_volumes(path))
 
 
 def test_a_series_is_not_a_volume(series, tmp_path):
@@ -108,6 +144,36 @@ def test_nan_is_named_with_its_volume(series, tmp_path):
     nib.save(nib.Nifti1Image(series, GRID.affine), tmp_path / "nan.nii.gz")
     with pytest.raises(CorruptImageError, match=r"volume 2 of 5 has 1.*voxels that are not finite"):
         list(iter_volumes(tmp_path / "nan.nii.gz"))
+
+
+def test_nan_outside_the_brain_becomes_zero(series, tmp_path):
+    brain = np.zeros(series.shape[:3], dtype=bool)
+    brain[2:5, 2:6, 2:7] = True
+    series[~brain] = np.nan
+    nib.save(nib.Nifti1Image(series, GRID.affine), tmp_path / "nan.nii.gz")
+    volumes = list(iter_volumes(tmp_path / "nan.nii.gz", brain=brain))
+    np.testing.assert_array_equal(np.stack(volumes, axis=-1), np.nan_to_num(series))
+
+
+def test_nan_in_the_brain_is_counted(series, tmp_path):
+    brain = np.ones(series.shape[:3], dtype=bool)
+    brain[0] = False
+    series[:3, 4, 5, 2] = np.inf
+    nib.save(nib.Nifti1Image(series, GRID.affine), tmp_path / "nan.nii.gz")
+    found = r"volume 2 of 5 has 2 voxels in the brain mask that are not finite"
+    with pytest.raises(CorruptImageError, match=found):
+        list(iter_volumes(tmp_path / "nan.nii.gz", brain=brain))
+
+
+def test_a_scale_that_overflows_is_damage_not_a_warning(rng, tmp_path):
+    image = nib.Nifti1Image(rng.integers(1, 9, (7, 8, 9, 2)).astype(np.float32) * 1e30, GRID.affine)
+    image.header.set_slope_inter(1e30, 0)
+    nib.save(image, tmp_path / "huge.nii.gz")
+    content = bytearray(gzip.decompress((tmp_path / "huge.nii.gz").read_bytes()))
+    content[112:116] = np.float32(1e38).tobytes()  # scl_slope of the header
+    (tmp_path / "huge.nii").write_bytes(content)
+    with pytest.raises(CorruptImageError, match=r"volume 0 of 2 has 504 voxels that are not"):
+        list(iter_volumes(tmp_path / "huge.nii"))
 
 
 def test_too_few_volumes_are_noticed(series, tmp_path):

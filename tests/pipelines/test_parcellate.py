@@ -9,7 +9,7 @@ from nibabel.affines import apply_affine, from_matvec
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation
 from nibabel.orientations import ornt_transform as between_orientations
 
-from neurostorm_app.errors import ContractError
+from neurostorm_app.errors import ContractError, CorruptImageError, DataError
 from neurostorm_app.pipelines.parcellate import parcellate, read_labels
 
 ROUNDING = 1e-3  # signal units; the series is of the order of 1000
@@ -135,6 +135,33 @@ def test_a_field_of_view_that_cuts_a_parcel_counts_as_not_covered(save, series, 
 def test_a_parcel_that_does_not_vary_is_missing(save, series, labels, atlas):
     series[labels == 9] = 512
     assert parcellate(save(series, name="bold.nii.gz"), atlas).missing == [9]
+
+
+def test_what_is_not_a_number_outside_of_the_mask_does_not_count(save, series, labels, atlas):
+    mask = np.ones(SHAPE, dtype=bool)
+    mask[:, 2:4] = False
+    spoilt = np.where(mask[..., np.newaxis], series, np.float32(np.nan))
+    found = parcellate(save(spoilt, name="bold.nii.gz"), atlas, mask=mask)
+    np.testing.assert_allclose(found.series[:3], means(series, labels * mask)[:3], atol=ROUNDING)
+    assert np.isfinite(found.grand_mean)
+    with pytest.raises(CorruptImageError, match="are not finite numbers"):
+        parcellate(save(spoilt, name="bold.nii.gz"), atlas)
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS"])
+def test_the_grand_mean_is_that_of_the_mask_over_all_volumes(save, series, atlas, codes):
+    mask = np.zeros(SHAPE, dtype=np.int16)
+    mask[2:7, 3:, 1:12] = 1
+    series[mask == 0] = -5000
+    path = save(*turned(series, tuple(codes)), name="bold.nii.gz")
+    found = parcellate(path, atlas, mask=turned(mask, tuple(codes))[0] > 0)
+    assert found.grand_mean == pytest.approx(series[mask > 0].mean(dtype=np.float64), abs=ROUNDING)
+
+
+def test_a_series_in_which_nothing_varies_is_refused(save, atlas):
+    path = save(np.full((*SHAPE, 7), 900, dtype=np.float32), name="bold.nii.gz")
+    with pytest.raises(DataError, match="no parcel varies over its 7 volumes"):
+        parcellate(path, atlas)
 
 
 def test_maps_of_points_carry_the_atlas_to_another_space(save, series, labels, atlas):

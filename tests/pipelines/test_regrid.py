@@ -8,9 +8,16 @@ import torch
 from nibabel.affines import from_matvec
 from nibabel.eulerangles import euler2mat
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
+from scipy import ndimage
 
 from neurostorm_app.pipelines.grid import Grid, standard_grid
-from neurostorm_app.pipelines.regrid import find_method, onto_grid, resample_time, time_positions
+from neurostorm_app.pipelines.regrid import (
+    find_method,
+    onto_grid,
+    resample_time,
+    sampling_matrix,
+    time_positions,
+)
 from neurostorm_app.pipelines.resample import resample_volume
 
 NEUROSTORM = Grid.from_rows((96, 96, 96), [[-2, 0, 0, 96], [0, 2, 0, -114], [0, 0, 2, -78]])
@@ -90,3 +97,24 @@ def test_time_is_resampled_as_torch_does(n_volumes, tr_in, tr_out, rng):
     )
     np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5)
     assert time_positions(n_volumes, tr_in, tr_out).shape == (size,)
+
+
+def test_a_matrix_of_weights_samples_like_scipy(rng):
+    shape = (5, 7, 6)
+    volume = rng.normal(size=shape).astype(np.float32)
+    points = rng.uniform(-2, 8, (300, 3))
+    points[:20] = np.rint(points[:20])
+    expected = ndimage.map_coordinates(
+        volume.astype(float), points.T, order=1, mode="grid-constant"
+    )
+    found = sampling_matrix(points, shape) @ volume.ravel(order="F")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_points_on_voxels_take_their_values_as_they_are(rng):
+    volume = rng.normal(size=(4, 3, 5)).astype(np.float32)
+    points = np.argwhere(np.ones(volume.shape)) + rng.uniform(-5e-5, 5e-5, (60, 3))
+    matrix = sampling_matrix(points, volume.shape)
+    assert matrix.nnz == 60
+    np.testing.assert_array_equal(matrix @ volume.ravel(order="F"), volume.ravel())

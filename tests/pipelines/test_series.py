@@ -105,3 +105,15 @@ def test_an_empty_mask_is_refused(save, series):
     mask = save(np.zeros(SHAPE[:3], dtype=np.uint8), "mask.nii.gz")
     with pytest.raises(DataError, match="the brain mask is empty on the grid of the series"):
         find_brain(open_series(save(series)), mask)
+
+
+def test_nan_around_a_brain_is_background(save, series, ball):
+    series[~ball] = np.nan
+    path = save(series)
+    with pytest.raises(CorruptImageError, match="that are not finite numbers"):
+        list(open_series(path).volumes())
+    brain, source = find_brain(open_series(path), None)
+    assert source == "nonzero"
+    np.testing.assert_array_equal(brain, ball)
+    read = np.stack(list(open_series(path).within(brain).volumes()), axis=-1)
+    np.testing.assert_array_equal(read, np.where(ball[..., np.newaxis], series, 0))
