@@ -18,7 +18,7 @@ from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.group import run_group
 from neurostorm_app.bids_app.logs import to_file
 from neurostorm_app.bids_app.pages import write_page
-from neurostorm_app.bids_app.participant import process_participant
+from neurostorm_app.bids_app.participant import process_participants
 from neurostorm_app.bids_app.planning import describe_plan
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.results import AppResult, RunResult
@@ -29,9 +29,9 @@ from neurostorm_app.errors import AppError, NoInputError, NothingSelectedError, 
 from neurostorm_app.pipelines.resources import detect, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from neurostorm_app.bids_app.dataset import Found
+    from neurostorm_app.bids_app.dataset import Found, Participant
     from neurostorm_app.bids_app.engines import Engines, ModelFiles
     from neurostorm_app.bids_app.settings import Settings
 
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 PER_PROCESS: Final = 2 * 2**30
 """Bytes of memory that one process of the preprocessing may need."""
+GROUP: Final = 16
+"""Preprocessed runs that go through the models together; after each group reports are written."""
 
 
 def run_app(
@@ -122,20 +124,20 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
 def _work(found: Found, call: Call, begin: float) -> AppResult:
     """Work through the participants; none of them stops the others."""
     results = [_failed(name, error, call.root) for name, error in found.failed.items()]
-    stops = call.settings.execution.stop_on_first_crash
     pages: list[Path] = []
     written = False
-    for participant in found.participants:
-        if stops and any(result.errors for result in results):
-            log.error("stopped at the first failure: sub-%s and after not tried", participant.label)
+    for group in _groups(found.participants, most=1 if call.stops else GROUP):
+        if call.stops and any(result.errors for result in results):
+            log.error("stopped at the first failure: sub-%s and after not tried", group[0].label)
             break
-        results += process_participant(participant, call)
-        try:
-            page, new = write_page(participant.label, call.ledger, call.engines)
-            pages.append(page)
-            written = written or new
-        except Exception as error:  # noqa: BLE001  a page that fails stops nobody's results
-            results.append(_failed(f"sub-{participant.label}", as_app_error(error), call.root))
+        results += process_participants(group, call)
+        for participant in group:
+            try:
+                page, new = write_page(participant.label, call.ledger, call.engines)
+                pages.append(page)
+                written = written or new
+            except Exception as error:  # noqa: BLE001  a page that fails stops nobody's results
+                results.append(_failed(f"sub-{participant.label}", as_app_error(error), call.root))
     written = written or any(result.status != "reused" for result in results)
     return AppResult(
         runs=tuple(sorted(results, key=lambda result: result.name)),
@@ -143,6 +145,19 @@ def _work(found: Found, call: Call, begin: float) -> AppResult:
         seconds=time.monotonic() - begin,
         written=written,
     )
+
+
+def _groups(participants: Iterable[Participant], *, most: int) -> Iterator[list[Participant]]:
+    """Put participants together whose runs are all preprocessed, up to so many runs."""
+    group: list[Participant] = []
+    for participant in participants:
+        n_runs = sum(len(other.precomputed) for other in [*group, participant])
+        if group and (participant.raw or group[0].raw or n_runs > most):
+            yield group
+            group = []
+        group.append(participant)
+    if group:
+        yield group
 
 
 def _failed(name: str, error: AppError, root: Path) -> RunResult:
@@ -158,7 +173,12 @@ def _find_models(
 ) -> tuple[tuple[ModelFiles, ...], dict[str, AppError]]:
     """Find the models' files; a model that lacks them fails alone if others are left."""
     science = settings.science
-    for option, given in (("--weights", science.weights), ("--atlas", science.atlas)):
+    named = {
+        "--weights": science.weights,
+        "--atlas": science.atlas,
+        "--parcel-statistics": science.parcel_statistics,
+    }
+    for option, given in named.items():
         for name in given:
             if name not in science.models:
                 raise UsageError(

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from neurostorm_app.errors import UsageError
+from neurostorm_app.pipelines.inputs import InputFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
-    from neurostorm_app.bids_app.settings import Science
+    from neurostorm_app.bids_app.settings import Science, Settings
     from neurostorm_app.errors import AppError
     from neurostorm_app.models.card import Card
     from neurostorm_app.pipelines.embed import RunEmbedding
@@ -27,20 +27,18 @@ __all__ = ["Engines", "ModelFiles", "Preprocessed", "real_engines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFiles:
+class ModelFiles(InputFiles):
     """A model and the files it needs on this machine.
 
     Parameters
     ----------
     card : Card
         What is known of it.
-    weights, atlas : Path or None
+    weights, config, atlas, coordinates, statistics : Path or None
         Files; None where the model takes none.
     """
 
     card: Card
-    weights: Path | None
-    atlas: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +87,12 @@ class Preprocess(Protocol):
 
 
 class Embed(Protocol):
-    """Embed one run with one model."""
+    """Embed runs with one model, as one stream."""
 
-    def __call__(self, series: StandardSeries) -> RunEmbedding:
-        """Give the embeddings of the run."""
+    def __call__(
+        self, runs: Iterable[StandardSeries]
+    ) -> Generator[tuple[int, RunEmbedding | Exception]]:
+        """Give what came of each run, by its number, as soon as it is there and in order."""
         ...
 
 
@@ -114,7 +114,7 @@ class Engines:
 
     preprocess: Preprocess
     find_model: Callable[[str, Science], ModelFiles]
-    load_model: Callable[[ModelFiles, str, Plan], Embed]
+    load_model: Callable[[ModelFiles, Settings, Plan], Embed]
     write_subject_page: Callable[[Path, str], Path]
     write_group_page: Callable[[Path], Path]
 
@@ -179,40 +179,45 @@ def _paths(files: object) -> dict[str, Path]:
 
 def _find_model(name: str, science: Science) -> ModelFiles:
     from neurostorm_app.models import read_card
-    from neurostorm_app.models.card import ParcelContract
+    from neurostorm_app.pipelines.inputs import find_inputs
 
     card = read_card(name)
-    if name in science.atlas and not isinstance(card.contract, ParcelContract):
-        raise UsageError(
-            f"--atlas: {name} takes volumes; a parcellation has no meaning for it",
-            fix="leave its parcellation out",
-        )
-    weights = atlas = None
-    if card.file is not None:
-        from neurostorm_app.models.weights import find_weights
-
-        weights = find_weights(
-            card, given=science.weights.get(name), weights_dir=science.weights_dir
-        )
-    elif name in science.weights:
-        raise UsageError(f"--weights: {name} has no weights", fix="leave its weights out")
-    if isinstance(card.contract, ParcelContract):
-        from neurostorm_app.pipelines.templates import load_parcellation_path
-
-        atlas = science.atlas.get(name) or load_parcellation_path(card.contract.atlas)
-    return ModelFiles(card=card, weights=weights, atlas=atlas)
+    files = find_inputs(
+        card,
+        weights=science.weights.get(name),
+        weights_dir=science.weights_dir,
+        atlas=science.atlas.get(name),
+        statistics=science.parcel_statistics.get(name),
+    )
+    return ModelFiles(card=card, **_paths(files))
 
 
-def _load_model(files: ModelFiles, device: str, plan: Plan) -> Embed:
+def _load_model(files: ModelFiles, settings: Settings, plan: Plan) -> Embed:
     from neurostorm_app.pipelines.embed import load_embedder
     from neurostorm_app.pipelines.resources import find_device
+    from neurostorm_app.pipelines.stage import InputOptions
 
+    science, execution = settings.science, settings.execution
     embedder = load_embedder(
-        files.card.name, weights=files.weights, atlas=files.atlas, device=find_device(device)
+        files.card.name,
+        weights=files.weights,
+        atlas=files.atlas,
+        device=find_device(execution.device),
+        precision=science.precision,
+        options=InputOptions(
+            clip_policy=science.clip_policy,
+            parity=science.parity,
+            statistics=files.statistics,
+            gain=science.input_gain,
+        ),
     )
 
-    def embed(series: StandardSeries) -> RunEmbedding:
-        return embedder.embed(series, n_threads=plan.n_threads)
+    def embed(
+        runs: Iterable[StandardSeries],
+    ) -> Generator[tuple[int, RunEmbedding | Exception]]:
+        return embedder.embed_many(
+            runs, batch=execution.batch_size, memory=plan.memory, n_threads=plan.n_threads
+        )
 
     return embed
 

@@ -16,7 +16,16 @@ if TYPE_CHECKING:
     from neurostorm_app.models.card import Card
     from neurostorm_app.pipelines.embed import RunEmbedding
 
-__all__ = ["ANAT", "BOLD", "PRIVACY", "Output", "embedding_sidecars", "image_sidecar"]
+__all__ = [
+    "ANAT",
+    "BOLD",
+    "DEMO",
+    "PRIVACY",
+    "Output",
+    "common_sidecar",
+    "embedding_sidecars",
+    "image_sidecar",
+]
 
 CARRIED: Final = (
     "TaskName",
@@ -190,9 +199,41 @@ def embedding_sidecars(
     dict
         Of the windows.
     """
-    record = {k: v for k, v in embedding.record.items() if k not in _MEASURED}
     n, dimension = embedding.windows.shape
-    common = {
+    common = common_sidecar(card, embedding, sources=sources, notes=notes)
+    demo = DEMO if card.demo else ""
+    run = {"Description": f"{demo}Embedding of the run: {card.title}.", "Shape": [1, dimension]}
+    windows = {
+        "Description": f"{demo}Embeddings of windows of the run: {card.title}.",
+        "Shape": [n, dimension],
+        "onset": {"Description": "Start of the window after the first volume", "Units": "s"},
+        "duration": {"Description": "Length of the window", "Units": "s"},
+    }
+    return {**run, **common}, {**windows, **common}
+
+
+def common_sidecar(
+    card: Card, embedding: RunEmbedding, *, sources: Sequence[str], notes: Sequence[str]
+) -> dict[str, Any]:
+    """Say what is true of every table that a model gives of a run.
+
+    Parameters
+    ----------
+    card : Card
+        Of the model.
+    embedding : RunEmbedding
+        What the model gave.
+    sources : sequence of str
+        BIDS URIs of series, mask and confounds.
+    notes : sequence of str
+        What is to be known of the series.
+    """
+    record = {
+        k: v
+        for k, v in embedding.record.items()
+        if k not in _MEASURED and not k.startswith("seconds")
+    }
+    return {
         "Sources": list(sources),
         "Demo": card.demo,
         "Model": {
@@ -213,19 +254,10 @@ def embedding_sidecars(
         "Precision": record.get("precision"),
         "Device": record.get("device"),
         "Computation": record,
-        "EmbeddingDimension": dimension,
+        "EmbeddingDimension": embedding.windows.shape[1],
         "Notes": list(notes),
         "Privacy": PRIVACY,
     }
-    demo = DEMO if card.demo else ""
-    run = {"Description": f"{demo}Embedding of the run: {card.title}.", "Shape": [1, dimension]}
-    windows = {
-        "Description": f"{demo}Embeddings of windows of the run: {card.title}.",
-        "Shape": [n, dimension],
-        "onset": {"Description": "Start of the window after the first volume", "Units": "s"},
-        "duration": {"Description": "Length of the window", "Units": "s"},
-    }
-    return {**run, **common}, {**windows, **common}
 
 
-_MEASURED: Final = frozenset({"seconds", "batch", "n_threads"})
+_MEASURED: Final = frozenset({"batch", "n_threads"})

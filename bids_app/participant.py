@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.derivatives import (
@@ -17,7 +18,7 @@ from neurostorm_app.bids_app.derivatives import (
     write_json,
     write_text,
 )
-from neurostorm_app.bids_app.embedding import embed_run
+from neurostorm_app.bids_app.embedding import embed_runs
 from neurostorm_app.bids_app.outputs import ANAT, BOLD, image_sidecar
 from neurostorm_app.bids_app.provenance import Unit, now
 from neurostorm_app.bids_app.results import Progress, RunResult, StageTime, contained
@@ -32,7 +33,7 @@ from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.resources import peak_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from neurostorm_app.bids_app.dataset import Participant
@@ -41,46 +42,47 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.units import Call, Ready
     from neurostorm_app.pipelines.stage import Run
 
-__all__ = ["process_participant"]
+__all__ = ["process_participants"]
 
 log = logging.getLogger(__name__)
 
 
-def process_participant(participant: Participant, call: Call) -> list[RunResult]:
-    """Give each run of a participant its results.
+def process_participants(participants: Sequence[Participant], call: Call) -> list[RunResult]:
+    """Give each run of some participants its results.
 
     Parameters
     ----------
-    participant : Participant
-        The runs to work on.
+    participants : sequence of Participant
+        The runs to work on: of one participant, or of several whose runs are all preprocessed, so
+        that the models never wait for the next participant.
     call : Call
         What all participants share.
 
     Returns
     -------
     list of RunResult
-        One a run, in the order of their names.
+        One a run, in the order of participants and of their names.
     """
-    names = [run.name for run in participant.raw] + [i.name for i in participant.precomputed]
-    progress = {name: Progress(name) for name in sorted(names)}
-    ready = _preprocess(participant, call, progress)
-    for item in participant.precomputed:
-        with contained(progress[item.name]):
-            ready[item.name] = ready_from_precomputed(item, call)
-    for name, run in progress.items():
-        if _stopped(call, progress):
-            break
-        if name in ready:
-            embed_run(ready[name], run, call)
-    results = [p.result() for p in progress.values()]
+    progress: dict[str, Progress] = {}
+    makers: dict[str, Callable[[], Ready]] = {}
+    for participant in participants:
+        names = [run.name for run in participant.raw] + [i.name for i in participant.precomputed]
+        here = {name: Progress(name) for name in sorted(names)}
+        ready = _preprocess(participant, call, here)
+        made = {name: partial(_same, run) for name, run in ready.items()}
+        made |= {i.name: partial(ready_from_precomputed, i, call) for i in participant.precomputed}
+        progress |= here
+        makers |= {name: made[name] for name in here if name in made}
+    if not (call.stops and any(run.errors for run in progress.values())):
+        embed_runs(makers, progress, call)
+    results = [run.result() for run in progress.values()]
     for result in results:
         _write_run_report(result, call.root)
     return results
 
 
-def _stopped(call: Call, progress: Mapping[str, Progress]) -> bool:
-    failed = any(run.errors for run in progress.values())
-    return call.settings.execution.stop_on_first_crash and failed
+def _same(ready: Ready) -> Ready:
+    return ready
 
 
 def _write_run_report(result: RunResult, root: Path) -> None:

@@ -101,8 +101,19 @@ class Science(_Frozen):
     )
     """Standard space of the preprocessed series: MNI152NLin6Asym:res-2 or
     MNI152NLin2009cAsym:res-2."""
-    precision: Literal["fp32"] = "fp32"
-    """Arithmetic of the networks."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    """Arithmetic of the networks; tf32 needs a CUDA device."""
+    clip_policy: Literal["dense", "upstream-eval"] = "dense"
+    """Which windows of a run are embedded: all of it, or one window every 400 volumes, as the
+    released fine-tuned NeuroSTORM files were evaluated."""
+    parity: Literal["none", "upstream"] = "none"
+    """upstream: prepare volumes by upstream's own arithmetic (header TR, no affine, 8 bits), for
+    comparison only."""
+    parcel_statistics: Annotated[Mapping[str, Path], Flag("NAME=PATH")] = {}
+    """Statistics of the parcels of your cohort, for a model that scales by them; made by
+    "neurostorm-tools statistics". Default: those of the run."""
+    input_gain: Annotated[float, Field(gt=0), Flag("X")] = 1.0
+    """Factor on the scaled series of parcels before the network."""
     dummy_scans: Annotated[int | None, Field(ge=0), Flag("N", ("--dummy-volumes",))] = None
     """Initial volumes that are not in steady state. Default: found in the series."""
     bold2anat_dof: Annotated[int, Field(ge=6, le=6), Flag("6", ("--bold2t1w-dof",))] = 6
@@ -141,6 +152,8 @@ class Execution(_Frozen):
     """The same in GB."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Flag("DEVICE")] = "auto"
     """Where the networks run: auto, cpu, cuda or cuda:N."""
+    batch_size: Annotated[int | None, Field(gt=0), Flag("N")] = None
+    """Windows that go through a network together. Default: what memory allows."""
     dry_run: bool = False
     """Print the plan, run by run, and stop."""
     reports_only: bool = False
@@ -228,7 +241,7 @@ def _plain(field: str, value: Any) -> Any:
     """Bring lists, label files and NAME=PATH pairs to what the field holds."""
     if field.endswith("_label"):
         return expand_labels(field, [value] if isinstance(value, str | Path) else value)
-    if field in {"weights", "atlas", "derivatives"}:
+    if field in {"weights", "atlas", "derivatives", "parcel_statistics"}:
         if not isinstance(value, Mapping):
             items = [value] if isinstance(value, str | Path) else value
             value = named_paths(field, [str(item) for item in items])

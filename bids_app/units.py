@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.engines import Embed, Engines, ModelFiles
     from neurostorm_app.bids_app.precomputed import Precomputed
     from neurostorm_app.bids_app.provenance import Ledger
-    from neurostorm_app.bids_app.settings import Settings
+    from neurostorm_app.bids_app.settings import Science, Settings
     from neurostorm_app.errors import AppError
     from neurostorm_app.pipelines.resources import Plan
     from neurostorm_app.pipelines.stage import Run
@@ -35,6 +35,8 @@ __all__ = [
     "ready_from_raw",
 ]
 
+MODEL_ROLES: Final = ("weights", "config", "atlas", "coordinates", "statistics")
+"""Files of a model whose content changes its numbers."""
 SERIES_ROLES: Final = {"bold_std": "series", "mask_std": "mask", "confounds": "confounds"}
 
 
@@ -71,6 +73,11 @@ class Call:
     scratch: Path
     loaded: dict[str, Embed | AppError] = field(default_factory=dict)
     hashes: dict[Path, str] = field(default_factory=dict)
+
+    @property
+    def stops(self) -> bool:
+        """Whether the first failure ends the work."""
+        return self.settings.execution.stop_on_first_crash
 
     @property
     def root(self) -> Path:
@@ -239,10 +246,11 @@ def embedding_unit(ready: Ready, files: ModelFiles, call: Call) -> Unit:
         "precision": call.settings.science.precision,
         "tr": series.tr,
         "notes": list(ready.notes),
+        **_input_settings(files, call.settings.science),
     }
     inputs = {call.uri(path): ready.hashes[role] for role, path in ready.files.items()}
-    for role, path in (("weights", files.weights), ("atlas", files.atlas)):
-        if (sha256 := call.hash_file(path)) is not None:
+    for role in MODEL_ROLES:
+        if (sha256 := call.hash_file(getattr(files, role))) is not None:
             inputs[role] = sha256
     return Unit(
         name=_embedding_name(series, card.label),
@@ -253,16 +261,24 @@ def embedding_unit(ready: Ready, files: ModelFiles, call: Call) -> Unit:
     )
 
 
-def embedding_paths(series: StandardSeries, label: str, root: Path) -> dict[str, Path]:
-    """Paths of the tables of a run: ``run``, ``windows`` and their sidecars."""
+def _input_settings(files: ModelFiles, science: Science) -> dict[str, Any]:
+    """Take of the settings those that change the numbers of this model."""
+    contract = files.card.contract
+    if contract.kind == "volume":
+        return {"clip_policy": science.clip_policy, "parity": science.parity}
+    return {} if contract.scaling == "none" else {"input_gain": science.input_gain}
 
-    def path(desc: str, extension: str) -> Path:
+
+def embedding_paths(series: StandardSeries, label: str, root: Path) -> dict[str, Path]:
+    """Paths of the tables of a run: ``run``, ``windows``, ``prediction`` and their sidecars."""
+
+    def path(desc: str, extension: str, suffix: str = "embedding") -> Path:
         """Name one of them."""
         return derivative_path(
             root,
             series.name,
             "func",
-            suffix="embedding",
+            suffix=suffix,
             extension=extension,
             entities=_entities(series, desc),
         )
@@ -272,4 +288,6 @@ def embedding_paths(series: StandardSeries, label: str, root: Path) -> dict[str,
         "run_json": path(label, ".json"),
         "windows": path(f"{label}Windows", ".tsv"),
         "windows_json": path(f"{label}Windows", ".json"),
+        "prediction": path(label, ".tsv", "prediction"),
+        "prediction_json": path(label, ".json", "prediction"),
     }

@@ -2,71 +2,41 @@
 
 The story of a run: open the series, find its brain, bring it to the contract of the model's
 card, cut it into windows, take batches of windows through the network, average over windows.
-Memory holds a batch of windows and a few volumes, whatever the length of the run.
+The next run is read while the network works on this one. Memory holds a few batches of windows
+and a few volumes, whatever the length and the number of runs.
 """
 
 from __future__ import annotations
 
-import itertools
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from neurostorm_app.errors import ContractError, UsageError
-from neurostorm_app.models.card import ParcelContract, VolumeContract
-from neurostorm_app.pipelines.prepare import prepare_parcels, prepare_volumes
-from neurostorm_app.pipelines.tile import pool_windows
+from neurostorm_app.errors import AppError, ContractError
+from neurostorm_app.models.card import VolumeContract
+from neurostorm_app.pipelines.collect import RunEmbedding, collect
+from neurostorm_app.pipelines.computing import check_engine, count_threads, describe_engine
+from neurostorm_app.pipelines.forward import Forward, window_bytes
+from neurostorm_app.pipelines.inputs import find_inputs
+from neurostorm_app.pipelines.prepare_parcels import prepare_parcels
+from neurostorm_app.pipelines.prepare_volumes import prepare_volumes
+from neurostorm_app.pipelines.stage import InputOptions
+from neurostorm_app.pipelines.stream import stream_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import nn
 
     from neurostorm_app.models.card import Card
-    from neurostorm_app.pipelines.parcellate import Parcels
     from neurostorm_app.pipelines.prepare import Prepared
     from neurostorm_app.pipelines.stage import StandardSeries
 
 __all__ = ["Embedder", "RunEmbedding", "load_embedder"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEmbedding:
-    """The embeddings of one run, and what must be known to trust them.
-
-    Parameters
-    ----------
-    windows : ndarray, shape (N, D), float32
-        One row a window.
-    onsets, durations : ndarray, shape (N,)
-        When each window starts after the run's first volume, and how long it is; seconds.
-    pooled : ndarray, shape (D,), float32
-        The run: the mean over windows.
-    conformance : dict
-        ``met``, ``reasons``, ``distance`` and ``deviations`` from the model's contract, and the
-        facts behind them. Values are JSON's.
-    record : dict
-        How it was computed: engine, device, precision, threads, weights, windows. Values are
-        JSON's; only ``seconds``, ``batch`` and ``n_threads`` differ from machine to machine.
-    parcels : Parcels or None
-        Cleaned parcel series for a model that eats parcels.
-    """
-
-    windows: NDArray[np.float32]
-    onsets: NDArray[np.float64]
-    durations: NDArray[np.float64]
-    pooled: NDArray[np.float32]
-    conformance: dict[str, Any]
-    record: dict[str, Any]
-    parcels: Parcels | None = None
-
-
-def load_embedder(
+def load_embedder(  # noqa: PLR0913
     name: str,
     *,
     weights: Path | None = None,
@@ -74,6 +44,7 @@ def load_embedder(
     atlas: Path | None = None,
     device: str = "cpu",
     precision: str = "fp32",
+    options: InputOptions | None = None,
 ) -> Embedder:
     """Load a model with its weights, ready for runs.
 
@@ -86,11 +57,14 @@ def load_embedder(
     weights_dir : Path, optional
         A folder in which they are looked for.
     atlas : Path, optional
-        A label image in the contract's space that replaces the card's parcellation.
+        A label image in the contract's space that replaces the card's parcellation, which is
+        otherwise looked for in the package or in the folders of weights.
     device : str
         As torch spells it, ``cpu`` or ``cuda``.
-    precision : {'fp32', 'bf16'}
-        Of the network's arithmetic.
+    precision : {'fp32', 'tf32', 'bf16'}
+        Of the network's arithmetic; ``tf32`` needs a CUDA device.
+    options : InputOptions, optional
+        What the user changed about how a run is made ready.
 
     Returns
     -------
@@ -101,37 +75,40 @@ def load_embedder(
     ------
     MissingWeightsError, WrongWeightsError
         If the weights are not there, or of another model.
+    NoInputError
+        If the parcellation is not there.
     UsageError
-        If the precision is not known, the device is not there, or a parcellation is given to a
-        model that has no use for one.
+        If the precision is not possible, the device is not there, or something is given to a
+        model that has no use for it.
     """
     from neurostorm_app.models import create_model, read_card
-    from neurostorm_app.models.weights import find_weights, hash_file
+    from neurostorm_app.models.weights import hash_file
 
-    card = read_card(name)
-    _check_engine(device, precision)
-    if atlas is not None and not isinstance(card.contract, ParcelContract):
-        raise UsageError(
-            f"{name} takes volumes; the parcellation {atlas} has no meaning for it",
-            fix="leave the parcellation out, or choose a model that takes parcels",
-        )
-    file = None
-    if card.file is not None or weights is not None:
-        file = find_weights(card, given=weights, weights_dir=weights_dir)
-    if isinstance(card.contract, ParcelContract) and atlas is None:
-        from neurostorm_app.pipelines.templates import load_parcellation_path
-
-        atlas = load_parcellation_path(card.contract.atlas)
+    card, options = read_card(name), options or InputOptions()
+    check_engine(device, precision)
+    files = find_inputs(
+        card,
+        weights=weights,
+        weights_dir=weights_dir,
+        atlas=atlas,
+        statistics=options.statistics,
+    )
     return Embedder(
         card=card,
-        model=create_model(name, weights=file, device=device).eval(),
-        atlas=atlas,
+        model=create_model(name, weights=files.weights, device=device).eval(),
+        atlas=files.atlas,
         device=device,
         precision=precision,
         hashes={
-            "weights_sha256": hash_file(file) if file else None,
-            "atlas_sha256": hash_file(atlas) if atlas else None,
+            f"{role}_sha256": hash_file(path) if path else None
+            for role, path in (
+                ("weights", files.weights),
+                ("atlas", files.atlas),
+                ("coordinates", files.coordinates),
+                ("statistics", files.statistics),
+            )
         },
+        options=options,
     )
 
 
@@ -151,6 +128,10 @@ class Embedder:
         Where and how the network computes.
     hashes : dict
         SHA-256 of the files of weights and atlas.
+    options : InputOptions
+        What the user changed about how a run is made ready.
+    learnt : dict
+        The batch that memory allowed after it ran out.
     """
 
     card: Card
@@ -159,9 +140,11 @@ class Embedder:
     device: str
     precision: str
     hashes: dict[str, str | None]
+    options: InputOptions = field(default_factory=InputOptions)
+    learnt: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     def embed(
-        self, series: StandardSeries, *, batch: int = 1, n_threads: int | None = None
+        self, series: StandardSeries, *, batch: int | None = None, n_threads: int | None = None
     ) -> RunEmbedding:
         """Embed one run.
 
@@ -169,9 +152,9 @@ class Embedder:
         ----------
         series : StandardSeries
             The run, preprocessed, in a standard space.
-        batch : int
+        batch : int, optional
             Windows that go through the network together; it costs memory and does not change
-            the numbers beyond rounding.
+            the numbers beyond rounding. By default what 4 GiB allow.
         n_threads : int, optional
             Threads of torch while this runs; by default as they are.
 
@@ -191,109 +174,82 @@ class Embedder:
             scale, another number of parcels.
         DataError
             If series, mask and confounds do not belong together.
+        TemporaryError
+            If there is not enough memory.
         """
-        start = time.perf_counter()
-        with _threads(n_threads) as used:
-            prepared = self._prepare(series)
-            vectors = self._run(prepared.windows, batch)
-        record = self._record(prepared, vectors) | {
-            "batch": batch,
-            "n_threads": used,
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-        starts = np.asarray(prepared.starts)
-        return RunEmbedding(
-            windows=vectors,
-            onsets=starts * prepared.step,
-            durations=np.full(len(starts), prepared.window * prepared.step),
-            pooled=pool_windows(vectors),
-            conformance=prepared.findings.as_dict(),
-            record=record,
-            parcels=prepared.parcels,
-        )
+        [(_, outcome)] = self.embed_many([series], batch=batch, n_threads=n_threads)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    def _prepare(self, run: StandardSeries) -> Prepared:
+    def embed_many(
+        self,
+        runs: Iterable[StandardSeries],
+        *,
+        batch: int | None = None,
+        memory: int | None = None,
+        n_threads: int | None = None,
+    ) -> Generator[tuple[int, RunEmbedding | Exception]]:
+        """Embed runs as one stream: the next is prepared while the network works on this one.
+
+        Parameters
+        ----------
+        runs : iterable of StandardSeries
+            Preprocessed, in standard spaces; asked for one by one, in another thread.
+        batch : int, optional
+            Windows that go through the network together, also of two runs; by default what
+            memory allows and is of use.
+        memory : int, optional
+            Bytes to stay under, 4 GiB by default. Of a GPU, four fifths of what it has.
+        n_threads : int, optional
+            Threads of torch while the network works; by default as they are.
+
+        Yields
+        ------
+        index : int
+            Which run, from 0 upwards; close the iterator to give up the others.
+        outcome : RunEmbedding or Exception
+            As of `embed`. One run's error leaves the others.
+        """
+        forward = Forward(
+            card=self.card,
+            model=self.model,
+            device=self.device,
+            precision=self.precision,
+            asked=batch,
+            memory=memory,
+            n_threads=n_threads,
+            halved=self.learnt.get("batch"),
+        )
+        stream = stream_runs(
+            runs,
+            prepare=partial(self._prepare, room=forward.room()),
+            compute=forward,
+            batch=forward.size,
+            ahead=forward.size() * window_bytes(self.card.contract),
+        )
+        facts = describe_engine(self.model, self.device, self.precision)
+        for index, outcome in stream:
+            if forward.halved is not None:
+                self.learnt["batch"] = forward.halved
+            if isinstance(outcome, Exception):
+                yield index, outcome
+                continue
+            measured = {"batch": forward.size(), "n_threads": n_threads or count_threads()}
+            try:
+                embedding = collect(outcome, self, facts=facts | measured)
+            except AppError as error:
+                yield index, error
+            else:
+                yield index, embedding
+
+    def _prepare(self, run: StandardSeries, *, room: int) -> Prepared:
         contract = self.card.contract
         if isinstance(contract, VolumeContract):
-            return prepare_volumes(run, contract)
+            return prepare_volumes(run, contract, self.options, room=room)
         if self.atlas is None:
             raise ContractError(
                 f"{self.card.name} takes parcels, and no parcellation was given",
                 fix="make the embedder by load_embedder, which finds the card's parcellation",
             )
-        return prepare_parcels(run, contract, self.atlas)
-
-    def _run(self, windows: Iterable[NDArray[np.float32]], batch: int) -> NDArray[np.float32]:
-        """Take windows through the network, `batch` at a time; (N, D)."""
-        import torch
-
-        rows = []
-        stream = iter(windows)
-        with torch.inference_mode(), _precision(self.device, self.precision):
-            while held := list(itertools.islice(stream, batch)):
-                tensor = torch.from_numpy(_stack(held)).to(self.device)
-                embedded: torch.Tensor = self.model.embed(tensor)  # type: ignore[operator]
-                rows.append(embedded.float().cpu().numpy())
-        return np.concatenate(rows)
-
-    def _record(self, prepared: Prepared, vectors: NDArray[np.float32]) -> dict[str, Any]:
-        import torch
-
-        return {
-            "engine": f"torch {torch.__version__}",
-            "device": self.device,
-            "precision": self.precision,
-            **self.hashes,
-            "atlas": self.atlas.name if self.atlas else None,
-            "n_windows": len(prepared.starts),
-            "window": prepared.window,
-            "starts": list(prepared.starts),
-            "pooling": "mean over windows, all weights equal",
-            "dimension": int(vectors.shape[1]),
-        }
-
-
-def _stack(windows: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Join windows (..., L) to (B, ..., L), with volumes one after the other in memory."""
-    if len(windows) == 1:
-        return windows[0][np.newaxis]
-    return np.moveaxis(np.stack([np.moveaxis(window, -1, 0) for window in windows]), 1, -1)
-
-
-def _check_engine(device: str, precision: str) -> None:
-    import torch
-
-    if precision not in {"fp32", "bf16"}:
-        raise UsageError(
-            f"the precision {precision!r} is not known", fix="choose fp32 (the default) or bf16"
-        )
-    if device.partition(":")[0] not in {"cpu", "cuda"} or (
-        device.startswith("cuda") and not torch.cuda.is_available()
-    ):
-        raise UsageError(
-            f"the device {device!r} is not there",
-            fix="choose cpu, or start where torch sees a CUDA device",
-        )
-
-
-@contextmanager
-def _threads(n_threads: int | None) -> Iterator[int]:
-    """Give torch so many threads, and take them back."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(n_threads or before)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _precision(device: str, precision: str) -> Iterator[None]:
-    import torch
-
-    with torch.autocast(
-        device.partition(":")[0], dtype=torch.bfloat16, enabled=precision == "bf16"
-    ):
-        yield
+        return prepare_parcels(run, contract, self.atlas, self.options)

@@ -18,9 +18,25 @@ from neurostorm_app.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Plan", "Resources", "detect", "find_device", "peak_memory", "plan"]
+__all__ = [
+    "Plan",
+    "Resources",
+    "detect",
+    "find_device",
+    "peak_memory",
+    "plan",
+    "plan_batch",
+    "plan_room",
+]
 
 GIB: Final = 2**30
+ENOUGH: Final = 4 * GIB
+"""Bytes to stay under where nobody said how many."""
+RESERVE: Final = GIB
+"""Bytes that the process takes beside its windows: packages, weights, volumes being read."""
+WAITING: Final = 4
+"""Windows beside each that is computed: one waits, one is being made, and both are being put
+together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +152,62 @@ def plan(
         )
     n_procs = min(nprocs or resources.cores, fitting)
     return Plan(n_procs, nthreads or max(1, resources.cores // n_procs), limit)
+
+
+def plan_batch(window: int, *, cost: float, memory: int | None, most: int) -> int:
+    """Decide how many windows go through a network together.
+
+    Parameters
+    ----------
+    window : int
+        Bytes of a window.
+    cost : float
+        Bytes of memory that a network takes for each byte of a window.
+    memory : int or None
+        Bytes to stay under; None for 4 GiB.
+    most : int
+        More than this gains nothing.
+
+    Returns
+    -------
+    int
+        At least 1.
+
+    Examples
+    --------
+    >>> plan_batch(70_778_880, cost=6, memory=4 * 2**30, most=16)
+    6
+    """
+    left = (ENOUGH if memory is None else memory) - RESERVE
+    return max(1, min(most, int(left // (window * (cost + WAITING)))))
+
+
+def plan_room(window: int, *, cost: float, memory: int | None, batch: int) -> int:
+    """Decide how many bytes are left to keep a run in memory, so that it is read once.
+
+    Parameters
+    ----------
+    window : int
+        Bytes of a window.
+    cost : float
+        Bytes of the host's memory that a network takes for each byte of a window.
+    memory : int or None
+        Bytes to stay under; None for 4 GiB.
+    batch : int
+        Windows that go through the network together.
+
+    Returns
+    -------
+    int
+        Bytes, 0 and up.
+
+    Examples
+    --------
+    >>> plan_room(70_778_880, cost=6, memory=4 * 2**30, batch=1) // 2**20
+    2397
+    """
+    left = (ENOUGH if memory is None else memory) - RESERVE
+    return max(0, round(left - batch * window * (cost + WAITING)))
 
 
 def find_device(asked: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -92,6 +92,8 @@ class Fake:
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
         self.broken: dict[str, Exception] = {}
+        self.streams: list[list[str]] = []
+        self.prediction: dict[str, Any] | None = None
 
     def engines(self) -> Engines:
         return Engines(
@@ -152,25 +154,36 @@ class Fake:
             card = card.model_copy(update={"name": "toy", "label": "toy", "demo": True})
         return ModelFiles(card=card, weights=science.weights.get(name), atlas=None)
 
-    def load_model(self, files, device, plan):
+    def load_model(self, files, settings, plan):
         self.calls[f"load {files.card.name}"] += 1
         self._fail(f"load {files.card.name}")
+        device = settings.execution.device
 
-        def embed(series) -> RunEmbedding:
-            self.calls[f"embed {files.card.name} {series.name}"] += 1
-            self._fail(f"embed {series.name}")
-            seed = int(hashlib.sha256(series.bold.read_bytes()).hexdigest()[:6], 16)
-            windows = np.random.default_rng(seed).normal(size=(3, 11)).astype(np.float32)
-            return RunEmbedding(
-                windows=windows,
-                onsets=np.array([0.0, 2.0, 4.0]),
-                durations=np.full(3, 4.0),
-                pooled=windows.mean(axis=0),
-                conformance={"met": True, "reasons": []},
-                record={"engine": "fake", "device": device, "seconds": 0.1, "n_threads": 1},
-            )
+        def embed(runs):
+            self.streams.append([])
+            for index, series in enumerate(runs):
+                self.streams[-1].append(series.name)
+                try:
+                    yield index, self._embed(files.card.name, series, device)
+                except Exception as error:  # noqa: BLE001  as the real one gives them
+                    yield index, error
 
         return embed
+
+    def _embed(self, name, series, device) -> RunEmbedding:
+        self.calls[f"embed {name} {series.name}"] += 1
+        self._fail(f"embed {series.name}")
+        seed = int(hashlib.sha256(series.bold.read_bytes()).hexdigest()[:6], 16)
+        windows = np.random.default_rng(seed).normal(size=(3, 11)).astype(np.float32)
+        return RunEmbedding(
+            windows=windows,
+            onsets=np.array([0.0, 2.0, 4.0]),
+            durations=np.full(3, 4.0),
+            pooled=windows.mean(axis=0),
+            conformance={"met": True, "reasons": []},
+            record={"engine": "fake", "device": device, "seconds": 0.1, "n_threads": 1},
+            prediction=self.prediction,
+        )
 
     def write_subject_page(self, output_dir, participant) -> Path:
         self.calls[f"page {participant}"] += 1

@@ -6,9 +6,14 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from neurostorm_app.bids_app import app
 from neurostorm_app.bids_app.app import run_app
+from neurostorm_app.bids_app.engines import ModelFiles
+from neurostorm_app.bids_app.provenance import Ledger
+from neurostorm_app.bids_app.units import Call, Ready, embedding_unit
 from neurostorm_app.errors import (
     AppError,
     CorruptImageError,
@@ -19,8 +24,13 @@ from neurostorm_app.errors import (
     UsageError,
     WrongWeightsError,
 )
+from neurostorm_app.models import read_card
+from neurostorm_app.models.card import Output
+from neurostorm_app.pipelines.predict import interpret
+from neurostorm_app.pipelines.resources import Plan
+from neurostorm_app.pipelines.stage import StandardSeries
 
-from .conftest import POISON
+from .conftest import POISON, write_image
 
 RUN = "sub-01_task-rest_run-1"
 STANDARD = f"{RUN}_space-MNI152NLin6Asym_res-2"
@@ -338,3 +348,132 @@ def test_results_may_go_below_the_derivatives_of_the_dataset(settings, fake, dat
     asked = build_settings(dataset.root, out, "participant", options)
     assert run_app(asked, engines=fake.engines()).exit_code == ExitCode.SUCCESS
     assert run_app(asked, engines=fake.engines()).summary().startswith("nothing to do")
+
+
+@pytest.fixture
+def derivatives(dataset, tmp_path):
+    """Make preprocessed series of three participants with two runs each, and of one with one."""
+    dataset.participant("03")
+    dataset.participant("04", runs=("1",))
+    root = tmp_path / "prep"
+    for path in sorted(dataset.root.rglob("*_bold.nii.gz")):
+        name = path.name.removesuffix("_bold.nii.gz")
+        stem = f"{name}_space-MNI152NLin6Asym_res-2_desc"
+        func = root / path.parent.relative_to(dataset.root)
+        seed = sum(map(ord, name))
+        write_image(func / f"{stem}-preproc_bold.nii.gz", (5, 6, 7, 4), seed=seed)
+        write_image(func / f"{stem}-brain_mask.nii.gz", (5, 6, 7))
+        (func / f"{stem}-preproc_bold.json").write_text('{"RepetitionTime": 2.0}')
+        (func / f"{name}_desc-confounds_timeseries.tsv").write_text("trans_x\n" + "0\n" * 4)
+    return {"prep": root}
+
+
+def test_preprocessed_participants_go_through_a_model_as_one_stream(call, fake, derivatives):
+    result, _ = call(derivatives=derivatives, models=["connectome", "toy"])
+    assert [run.status for run in result.runs] == ["done"] * 7
+    assert [len(stream) for stream in fake.streams] == [7, 7]
+    assert [path.name for path in result.paths] == [f"sub-0{i}.html" for i in (1, 2, 3, 4)]
+
+
+def test_a_stream_has_so_many_runs_and_no_more(call, fake, derivatives, monkeypatch):
+    monkeypatch.setattr(app, "GROUP", 4)
+    call(derivatives=derivatives)
+    assert [len(stream) for stream in fake.streams] == [4, 3]
+
+
+def test_runs_that_are_preprocessed_here_wait_for_nobody(call, fake):
+    call()
+    assert [len(stream) for stream in fake.streams] == [2, 2]
+
+
+def test_a_failing_run_of_a_stream_leaves_the_others(call, fake, derivatives):
+    name = "sub-02_task-rest_run-1"
+    fake.broken[f"embed {name}"] = SeriesTooShortError("5 volumes; one window takes 20", fix="")
+    result, _ = call(derivatives=derivatives)
+    assert [run.name for run in result.runs if run.errors] == [name]
+    fake.broken.clear()
+    result, done = call(derivatives=derivatives)
+    assert f"embed connectome {name}" in done
+    assert fake.streams[-1] == [name]
+
+
+def test_the_first_failure_of_a_stream_ends_the_call_when_asked(call, fake, derivatives):
+    fake.broken[f"embed {RUN}"] = SeriesTooShortError("5 volumes; one window takes 20", fix="")
+    result, done = call(derivatives=derivatives, stop_on_first_crash=True)
+    assert fake.streams == [[RUN]]
+    assert all(run.name.startswith("sub-01") for run in result.runs)
+    assert not [name for name in done if "02" in name]
+
+
+def test_a_result_is_written_before_the_next_run_is_done(call, fake, derivatives, tmp_path):
+    seen = []
+    found = fake._embed
+
+    def embed(name, series, device):
+        seen.append(len(list((tmp_path / "out").rglob("*connectome_embedding.tsv"))))
+        return found(name, series, device)
+
+    fake._embed = embed
+    call(derivatives=derivatives)
+    assert seen == list(range(7))
+
+
+def test_a_prediction_has_a_table_and_a_sidecar(call, fake, tmp_path):
+    sex = Output(target="sex", kind="binary", classes=("F", "M"), origin="a test")
+    fake.prediction = interpret(np.array([[1.0], [3.0]]), sex)
+    call()
+    folder = tmp_path / "out" / "sub-01" / "func"
+    table = folder / f"{STANDARD}_desc-connectome_prediction.tsv"
+    assert "M" in table.read_text()
+    assert json.loads(table.with_suffix(".json").read_text())["NotForDiagnosis"] is True
+    table.unlink()
+    _, done = call()
+    assert f"embed connectome {RUN}" in done
+
+
+@pytest.fixture
+def key(settings, fake, tmp_path):
+    """Work out the key of an embedding for a card, files and settings."""
+    files = {"weights": None, "config": None, "atlas": None, "coordinates": None}
+    series = StandardSeries(
+        name=RUN, bold=tmp_path / "bold.nii.gz", mask=None, confounds=None, tr=2.0,
+        space="MNI152NLin6Asym", res="2",
+    )  # fmt: skip
+    ready = Ready(participant="01", series=series, hashes={"series": "abc"})
+
+    def work_out(name, given=(), **options):
+        asked = settings(models=[name], **options)
+        found = ModelFiles(card=read_card(name), **{**files, **dict(given)})
+        engines = fake.engines()
+        call = Call(
+            settings=asked, engines=engines, ledger=Ledger(tmp_path), plan=Plan(1, 1, 2**32),
+            models=(found,), missing={}, scratch=tmp_path,
+        )  # fmt: skip
+        return embedding_unit(ready, found, call).key
+
+    return work_out
+
+
+@pytest.mark.parametrize(
+    ("option", "changes"),
+    [
+        ({"precision": "bf16"}, {"neurostorm", "brainlm", "connectome"}),
+        ({"clip_policy": "upstream-eval"}, {"neurostorm"}),
+        ({"parity": "upstream"}, {"neurostorm"}),
+        ({"input_gain": 2.0}, {"brainlm"}),
+        ({"batch_size": 3, "device": "cpu", "omp_nthreads": 2}, set()),
+    ],
+)
+def test_a_setting_is_part_of_the_key_where_it_changes_numbers(key, option, changes):
+    models = ("neurostorm", "brainlm", "connectome")
+    assert {name for name in models if key(name) != key(name, **option)} == changes
+
+
+@pytest.mark.parametrize("role", ["weights", "config", "atlas", "coordinates", "statistics"])
+def test_a_file_of_a_model_is_part_of_the_key_by_its_content(key, tmp_path, role):
+    one, two, other = (tmp_path / name for name in ("one", "two", "other"))
+    for path, content in ((one, "a"), (two, "a"), (other, "b")):
+        path.write_text(content)
+    keys = [key("brainlm", {role: path}) for path in (one, two, other)]
+    assert keys[0] == keys[1] != keys[2]
+    assert keys[0] != key("brainlm")

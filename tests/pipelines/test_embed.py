@@ -18,16 +18,18 @@ from neurostorm_app.errors import (
     DataError,
     MissingWeightsError,
     SeriesTooShortError,
+    TemporaryError,
     UsageError,
 )
 from neurostorm_app.models import create_model, read_card
-from neurostorm_app.models.card import GridSpec
+from neurostorm_app.models.card import GridSpec, Output
 from neurostorm_app.models.neurostorm import NeuroStorm
 from neurostorm_app.models.neurostorm_files import Config
 from neurostorm_app.pipelines.embed import Embedder, load_embedder
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume
 from neurostorm_app.pipelines.normalize import normalize_volume
+from neurostorm_app.pipelines.reconstruction import SEED
 from neurostorm_app.pipelines.regrid import onto_grid, resample_time
 from neurostorm_app.pipelines.stage import StandardSeries
 from neurostorm_app.pipelines.templates import load_template
@@ -157,6 +159,181 @@ def test_the_batch_does_not_change_the_numbers(volumes_embedder, make_run, data)
     one, three = (volumes_embedder.embed(run, batch=n) for n in (1, 3))
     np.testing.assert_allclose(one.windows, three.windows, atol=ROUNDING)
     assert (one.record["batch"], three.record["batch"]) == (1, 3)
+
+
+class Network(torch.nn.Module):
+    """Average windows over place and time, and do what else a test asks for."""
+
+    def __init__(self, most=99, error=None, head=None):
+        super().__init__()
+        self.most, self.error, self.head = most, error, head
+        self.batches, self.grad, self.threads = [], [], []
+
+    def embed(self, x, *_places):
+        self.batches.append(len(x))
+        self.grad.append(torch.is_grad_enabled())
+        self.threads.append(torch.get_num_threads())
+        if len(x) > self.most:
+            raise self.error
+        return x.flatten(1)[:, :5] + x.flatten(1).mean(dim=1, keepdim=True)
+
+
+@pytest.fixture
+def three_runs(make_run, data, tmp_path):
+    """Make a run, a damaged one, and a shorter one."""
+    runs = []
+    for name, part in (("a", data), ("b", data), ("c", data[..., :20])):
+        run = make_run(part)
+        bold = run.bold.rename(tmp_path / f"{name}.nii.gz")
+        runs.append(replace(run, name=name, bold=bold, confounds=None))
+    runs[1].bold.write_bytes(runs[1].bold.read_bytes()[:-4000])
+    return runs
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_runs_in_one_stream_are_embedded_as_alone(volumes_embedder, three_runs, batch):
+    found = dict(volumes_embedder.embed_many(three_runs, batch=batch))
+    assert list(found) == [0, 1, 2]
+    assert isinstance(found[1], CorruptImageError)
+    for index in (0, 2):
+        alone = volumes_embedder.embed(three_runs[index])
+        np.testing.assert_allclose(found[index].windows, alone.windows, atol=ROUNDING)
+        assert found[index].conformance == alone.conformance
+        assert found[index].record["starts"] == alone.record["starts"]
+
+
+def test_the_order_of_runs_does_not_change_the_numbers(volumes_embedder, three_runs):
+    there = dict(volumes_embedder.embed_many(three_runs, batch=4))
+    back = dict(volumes_embedder.embed_many(three_runs[::-1], batch=4))
+    for index in (0, 2):
+        np.testing.assert_allclose(there[index].windows, back[2 - index].windows, atol=ROUNDING)
+
+
+def test_threads_do_not_change_the_numbers(volumes_embedder, make_run, data):
+    run = make_run(data)
+    one, two = (volumes_embedder.embed(run, n_threads=n) for n in (1, 2))
+    np.testing.assert_allclose(one.windows, two.windows, atol=ROUNDING)
+    assert (one.record["n_threads"], two.record["n_threads"]) == (1, 2)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+    RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_batch_that_does_not_fit_is_halved_once_and_that_is_remembered(
+    volumes_embedder, make_run, data, error
+):
+    run = make_run(data)
+    network = Network(most=2, error=error)
+    embedder = replace(volumes_embedder, model=network, learnt={})
+    found = embedder.embed(run, batch=4)
+    assert network.batches == [4, 2, 2, 2]
+    assert embedder.embed(run, batch=4).record["batch"] == 2
+    assert network.batches[4:] == [2, 2, 2]
+    whole = replace(volumes_embedder, model=Network()).embed(run, batch=6)
+    np.testing.assert_allclose(found.windows, whole.windows, atol=ROUNDING)
+    assert not any(network.grad)
+
+
+@pytest.mark.parametrize(("batch", "most", "words"), [(4, 1, "2 windows"), (1, 0, "1 window")])
+def test_memory_that_is_too_little_for_half_a_batch_asks_to_try_again(
+    volumes_embedder, make_run, data, batch, most, words
+):
+    network = Network(most=most, error=MemoryError())
+    embedder = replace(volumes_embedder, model=network, learnt={})
+    with pytest.raises(TemporaryError, match=f"not enough memory on cpu for {words} at once") as e:
+        embedder.embed(make_run(data), batch=batch)
+    assert "more memory" in e.value.fix
+    assert e.value.exit_code == 75
+
+
+def test_another_error_of_the_network_is_no_lack_of_memory(volumes_embedder, make_run, data):
+    network = Network(most=0, error=RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        replace(volumes_embedder, model=network).embed(make_run(data), batch=2)
+
+
+class Autoencoder(Network):
+    def masked_error(self, x, *, generator):
+        hidden = torch.rand(x.shape[1:], generator=generator) < 0.5
+        return x[:, hidden].square().mean(dim=1)
+
+
+def test_the_error_of_a_masked_autoencoder_is_part_of_the_conformance(
+    volumes_embedder, make_run, data
+):
+    run = make_run(data)
+    embedder = replace(volumes_embedder, model=Autoencoder())
+    one, four = embedder.embed(run, batch=1), embedder.embed(run, batch=4)
+    assert one.conformance == four.conformance
+    assert one.conformance["reconstruction_error"] > 0
+    assert one.conformance["reconstruction_windows"] == [3]
+    assert one.record["seeds"] == {"masked reconstruction": SEED}
+    without = volumes_embedder.embed(run)
+    assert without.conformance["reconstruction_error"] is None
+    assert without.record["seeds"] == {}
+
+
+class Tuned(Network):
+    def __init__(self):
+        super().__init__(head=torch.nn.Identity())
+
+    def embed_with_head(self, x):
+        vectors = self.embed(x)
+        return vectors, vectors[:, :1] * 0 + 2.0
+
+
+def test_a_head_says_what_its_card_says(volumes_embedder, make_run, data):
+    output = Output(target="sex", kind="binary", classes=("F", "M"), origin="a test")
+    card = volumes_embedder.card.model_copy(update={"output": output})
+    found = replace(volumes_embedder, model=Tuned(), card=card).embed(make_run(data))
+    assert found.prediction["predicted"] == "M"
+    assert found.prediction["n_windows"] == 6
+    assert volumes_embedder.embed(make_run(data)).prediction is None
+
+
+def test_a_head_that_does_not_fit_its_card_fails_its_run_alone(volumes_embedder, three_runs):
+    output = Output(target="x", kind="classes", classes=("a", "b", "c"), origin="a test")
+    card = volumes_embedder.card.model_copy(update={"output": output})
+    embedder = replace(volumes_embedder, model=Tuned(), card=card)
+    outcomes = [outcome for _, outcome in embedder.embed_many(three_runs)]
+    assert [type(outcome) for outcome in outcomes] == [
+        ContractError,
+        CorruptImageError,
+        ContractError,
+    ]
+
+
+def test_a_network_that_is_told_places_gets_them(parcels_embedder, make_run, data):
+    told = []
+
+    class Placed(Network):
+        def embed(self, x, places):
+            told.append((x.shape, places.shape))
+            return super().embed(x)
+
+    contract = parcels_embedder.card.contract.model_copy(update={"coordinates": True})
+    card = parcels_embedder.card.model_copy(update={"contract": contract})
+    found = replace(parcels_embedder, card=card, model=Placed()).embed(make_run(data))
+    n_parcels = found.conformance["n_parcels"]
+    assert told == [((1, n_parcels, N_VOLUMES), (1, n_parcels, 3))]
+
+
+def test_nan_around_the_brain_changes_nothing(volumes_embedder, make_run, data, brain):
+    expected = volumes_embedder.embed(make_run(data))
+    found = volumes_embedder.embed(make_run(np.where(brain[..., np.newaxis], data, np.nan)))
+    np.testing.assert_array_equal(found.windows, expected.windows)
+
+
+def test_nan_in_the_brain_is_refused_by_count(volumes_embedder, make_run, data, brain):
+    data[tuple(np.argwhere(brain)[:7].T)] = np.nan
+    with pytest.raises(CorruptImageError, match="has 7 voxels in the brain mask that are not"):
+        volumes_embedder.embed(make_run(data))
 
 
 def test_twice_the_same_run_gives_the_same_bits(volumes_embedder, make_run, data):
@@ -355,8 +532,13 @@ def test_missing_weights_are_an_error(tmp_path):
 
 
 def test_weights_for_a_model_without_weights_are_an_error(tmp_path):
-    with pytest.raises(MissingWeightsError, match="has no weights"):
+    with pytest.raises(UsageError, match="has no weights; the file"):
         load_embedder("connectome", weights=tmp_path / "weights.pt")
+
+
+def test_shortened_products_need_a_gpu():
+    with pytest.raises(UsageError, match="tf32 exists only on CUDA devices"):
+        load_embedder("connectome", precision="tf32")
 
 
 def test_an_unknown_precision_is_refused():

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from neurostorm_app.errors import UsageError
-from neurostorm_app.pipelines.resources import Resources, detect, find_device, peak_memory, plan
+from neurostorm_app.pipelines.resources import (
+    Resources,
+    detect,
+    find_device,
+    peak_memory,
+    plan,
+    plan_batch,
+    plan_room,
+)
 
 GIB = 2**30
 
@@ -133,3 +141,19 @@ def test_a_device_that_was_named_is_kept():
 
 def test_peak_memory_is_in_bytes():
     assert 2**24 < peak_memory() < 2**40
+
+
+@pytest.mark.parametrize(
+    ("memory", "most", "expected"),
+    [(None, 64, 6), (8 * GIB, 64, 14), (8 * GIB, 4, 4), (GIB, 64, 1), (0, 64, 1)],
+)
+def test_a_batch_fits_into_the_memory_that_is_left(memory, most, expected):
+    assert plan_batch(50 * 2**20, cost=6.0, memory=memory, most=most) == expected
+    room = plan_room(50 * 2**20, cost=6.0, memory=memory, batch=expected)
+    total = room + expected * 50 * 2**20 * 10 + GIB
+    assert total == (4 * GIB if memory is None else memory) or room == 0
+
+
+def test_what_a_batch_takes_is_not_left_for_a_run():
+    rooms = [plan_room(2**20, cost=6.0, memory=4 * GIB, batch=n) for n in (1, 10, 1000)]
+    assert rooms[0] > rooms[1] > rooms[2] == 0
