@@ -126,11 +126,13 @@ def _window_order(grid: Size, window: Size, shift: Size, device: torch.device) -
     places = torch.arange(math.prod(grid)).reshape(1, *grid, 1)
     missing = [-n % w for n, w in zip(grid, window, strict=True)]
     padding = [0, 0, *(p for n in reversed(missing) for p in (0, n))]
-    places = fn.pad(places, padding, value=-1)
-    places = torch.roll(places, [-s for s in shift], dims=(1, 2, 3, 4))
-    windows = partition_windows(places, window)[..., 0]
-    inverse = windows.flatten().argsort()[sum(windows.flatten() < 0) :]
-    return _Order(windows.to(device), inverse.to(device), any(missing))
+    padded = fn.pad(places, padding, value=-1)
+    shifted = torch.roll(padded, [-s for s in shift], dims=(1, 2, 3, 4))
+    windows = partition_windows(shifted, window)
+    tokens = torch.arange(windows.numel()).reshape(windows.shape)
+    back = torch.roll(reverse_windows(tokens, window, padded.shape[1:5]), shift, dims=(1, 2, 3, 4))
+    inverse = back[padded >= 0]
+    return _Order(windows[..., 0].to(device), inverse.to(device), any(missing))
 
 
 class Mamba(nn.Module):

@@ -12,7 +12,9 @@ vandijklab/BrainLM at b591d88; the released ``config.json``.
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from neurostorm_app.errors import WrongWeightsError
 
@@ -97,11 +99,6 @@ class NativeConfig:
                 f"train_mode is {found.train_mode!r}; the native BrainLM has 'auto_encode' only",
                 fix="give the config.json the weights were trained with",
             )
-        if found.loss_fn not in get_args(Loss):
-            raise WrongWeightsError(
-                f"loss_fn is {found.loss_fn!r}; known are {', '.join(get_args(Loss))}",
-                fix="give the config.json the weights were trained with",
-            )
         return found
 
     @property
@@ -174,11 +171,6 @@ class VitConfig:
             raise WrongWeightsError(
                 f"image_size is {sides}; patches of {found.patch_size} pixels pad 424 parcels x "
                 f"200 volumes to {PADDED[found.patch_size]} x {PADDED[found.patch_size]}",
-                fix="give the config.json the weights were trained with",
-            )
-        if found.train_mode not in get_args(TrainMode):
-            raise WrongWeightsError(
-                f"train_mode is {found.train_mode!r}; known are {', '.join(get_args(TrainMode))}",
                 fix="give the config.json the weights were trained with",
             )
         return found
@@ -254,7 +246,15 @@ def _pick(kind: type[_Config], config: Mapping[str, Any]) -> _Config:
             f"the configuration lacks {', '.join(missing)} of {kind.__name__}",
             fix="give the config.json that lies beside the weights: config=...",
         )
-    return kind(**{f.name: config[f.name] for f in fields(kind) if f.name in config})
+    found = {f.name: config[f.name] for f in fields(kind) if f.name in config}
+    try:
+        return TypeAdapter(kind).validate_python(found)
+    except ValidationError as why:
+        first = why.errors()[0]
+        raise WrongWeightsError(
+            f"the configuration says {first['loc'][0]}: {first['input']!r}; {first['msg']}",
+            fix="give the config.json that lies beside the weights: config=...",
+        ) from why
 
 
 def _check_heads(config: NativeConfig | VitConfig) -> None:

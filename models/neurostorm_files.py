@@ -13,14 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from neurostorm_app.errors import WrongWeightsError
+from neurostorm_app.models.blocks import Size  # noqa: TC001  pydantic reads it
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
-
-    from neurostorm_app.models.blocks import Size
 
 __all__ = ["Config", "migrate"]
 
@@ -81,10 +82,15 @@ class Config:
                 f"the hyper-parameters lack {', '.join(missing)}",
                 fix="give the hyper-parameters the weights were trained with: config=...",
             )
-        ours: dict[str, Any] = {f.name: found[f.name] for f in fields(cls) if f.name in found}
-        for name, value in ours.items():
-            ours[name] = tuple(value) if isinstance(value, list) else value
-        config = cls(**ours)
+        ours = {f.name: found[f.name] for f in fields(cls) if f.name in found}
+        try:
+            config = TypeAdapter(cls).validate_python(ours)
+        except ValidationError as why:
+            first = why.errors()[0]
+            raise WrongWeightsError(
+                f"the hyper-parameters say {first['loc'][0]}: {first['input']!r}; {first['msg']}",
+                fix="give the hyper-parameters the weights were trained with: config=...",
+            ) from why
         config.check()
         return config
 

@@ -71,12 +71,13 @@ def _user_cache() -> Path | None:
 
 
 def _can_write(folder: Path) -> bool:
+    """Tell whether a folder is ours to write to: what lies in it will be run."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError:
         return False
-    return True
+    return folder.stat().st_uid == os.geteuid()
 
 
 @contextlib.contextmanager

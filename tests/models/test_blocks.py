@@ -150,6 +150,24 @@ def test_a_block_is_that_of_the_reference_engine(
         torch.testing.assert_close(block(x), found["reference"][0], atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_pads_are_zeros_after_the_norm_and_before_the_shift(
+    *, grad: bool, generator: torch.Generator
+) -> None:
+    torch.manual_seed(0)
+    block = Block(4, (2, 3, 4, 2), shifted=True)
+    torch.nn.init.normal_(block.norm1.bias)
+    x = torch.rand(1, 5, 7, 6, 9, 4, generator=generator)
+    h = torch.nn.functional.pad(block.norm1(x), (0, 0, 0, 1, 0, 2, 0, 2, 0, 1))
+    rolled = h.roll((-1, -1, -2, -1), dims=(1, 2, 3, 4))
+    mixed = block.mamba(partition_windows(rolled, block.window))
+    back = reverse_windows(mixed, block.window, h.shape[1:5]).roll((1, 1, 2, 1), (1, 2, 3, 4))
+    expected = x + back[:, :5, :7, :6, :9]
+    expected = expected + block.mlp(block.norm2(expected))
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(block(x), expected, atol=1e-6, rtol=1e-6)
+
+
 @pytest.fixture
 def network(small: dict[str, Any], filled: Any) -> NeuroStorm:
     network = NeuroStorm(Config.of(small | {"prompt_len": 2}))

@@ -576,14 +576,14 @@ def test_a_configuration_that_contradicts_the_file_is_refused(tmp_path: Path) ->
         (NATIVE, {"num_landmarks": 32}, "ask for approximate attention; ours is exact"),
         (NATIVE, {"decoder_hidden_size": 48}, "places of parcels are added in both"),
         (NATIVE, {"conv_kernel_size": 8}, "a token must be in the middle"),
-        (NATIVE, {"loss_fn": "huber"}, "loss_fn is 'huber'; known are"),
+        (NATIVE, {"loss_fn": "huber"}, "the configuration says loss_fn: 'huber'"),
         (NATIVE, {"train_mode": "predict_last"}, "the native BrainLM has 'auto_encode' only"),
         (NATIVE, {"num_attention_heads": 5}, "hidden_size 24 cannot be shared evenly by 5"),
         (NATIVE, {"hidden_act": "relu"}, "the only one known is 'gelu', with erf"),
         (NATIVE, {"mask_ratio": 1.0}, "mask_ratio is 1.0; expected 0 to 1, without 1"),
         (VIT, {"patch_size": 8}, "patch_size is 8; the padding is known for 14 and 16"),
         (VIT, {"image_size": 224}, r"image_size is \[224, 224\]; patches of 14 pixels pad"),
-        (VIT, {"train_mode": "guess"}, "train_mode is 'guess'; known are auto_encode, predict"),
+        (VIT, {"train_mode": "guess"}, "the configuration says train_mode: 'guess'"),
         (VIT, {"decoder_num_attention_heads": 3}, "decoder_hidden_size 8 cannot be shared"),
     ],
 )
@@ -603,3 +603,14 @@ def test_a_hyper_parameter_that_is_missing_is_named() -> None:
         NativeConfig.of(config)
     assert "config.json" in caught.value.fix
     assert VitConfig.of(VIT).train_mode == "auto_encode"
+
+
+def test_a_number_that_a_configuration_holds_as_text_is_a_number() -> None:
+    assert NativeConfig.of(NATIVE | {"layer_norm_eps": "1e-12"}).layer_norm_eps == 1e-12
+
+
+@pytest.mark.parametrize("kind", [NativeConfig, VitConfig])
+def test_a_value_of_another_kind_is_refused_by_name(kind: Any) -> None:
+    config = NATIVE if kind is NativeConfig else VIT
+    with pytest.raises(WrongWeightsError, match="the configuration says hidden_size: 'wide'"):
+        kind.of(config | {"hidden_size": "wide"})

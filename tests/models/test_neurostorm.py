@@ -187,3 +187,11 @@ def test_names_of_2025_become_ours() -> None:
     }  # fmt: skip
     assert found["window_mask_token"] is rows
     assert "norm_up.weight" not in migrate(state, decoder=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("depths", "many"), ("img_size", [16, 32]), ("embed_dim", "wide")]
+)
+def test_hyper_parameters_of_another_kind_are_refused_by_name(small, name, value):
+    with pytest.raises(WrongWeightsError, match=f"the hyper-parameters say {name}"):
+        Config.of(small | {name: value})

@@ -371,3 +371,11 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     environment = {"NUMBA_CACHE_DIR": str(tmp_path)}
     in_a_process(warm, **environment)
     assert in_a_process(count, **environment) == "[0, 0, 0, 0]"
+
+
+def test_a_folder_of_somebody_else_is_not_used(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner = kernels.os.geteuid()
+    monkeypatch.setattr(kernels.os, "geteuid", lambda: owner + 1)
+    assert not choose().is_relative_to(folders)
