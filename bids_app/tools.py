@@ -1,4 +1,4 @@
-"""The second command, for people: phantoms, models, nearest runs, training of the demo.
+"""The second command, for people: phantoms, models, nearest runs, training of the demos.
 
 Each verb is thin: it reads its arguments, calls one function, and prints what came of it.
 """
@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.cli import Parser, guarded
+from neurostorm_app.bids_app.tools_statistics import add_statistics, call_statistics
+from neurostorm_app.bids_app.tools_weights import add_weights, call_weights
 from neurostorm_app.errors import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = ["build_parser", "main", "main_inner"]
+
+DEMOS = {"neurostorm-demo": "train_volumes", "brainlm-demo": "train_parcels"}
+"""Demo models, and what trains each."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,7 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_phantom(verbs)
     _add_query(verbs)
-    _add_weights(verbs)
+    add_weights(_verb(verbs, "weights", call_weights, "find, fetch and check weights and atlases"))
+    about = "measure how the parcels of a cohort are spread, for models that scale by it"
+    add_statistics(_verb(verbs, "statistics", call_statistics, about))
     _add_train(verbs)
     return parser
 
@@ -96,69 +103,24 @@ def _query(asked: argparse.Namespace) -> None:
         print(f"{rank:3d}  {match.similarity:+.3f}  {match.run}")
 
 
-def _add_weights(verbs: Any) -> None:
-    verb = _verb(verbs, "weights", _weights, "show models, or check the file of one")
-    verb.add_argument("what", choices=("list", "verify"), help="list all, or verify one")
-    verb.add_argument("name", nargs="?", metavar="NAME", help="the model to verify")
-    verb.add_argument("--weights", type=Path, metavar="FILE", help="its file")
-    verb.add_argument("--weights-dir", type=Path, metavar="DIR", help="where to look for it")
-    verb.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _weights(asked: argparse.Namespace) -> None:
-    from neurostorm_app.models import list_models, read_card
-
-    if asked.what == "verify":
-        _verify(asked)
-        return
-    cards = [read_card(name) for name in list_models()]
-    if asked.json:
-        print(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
-        return
-    for card in cards:
-        where = (
-            "in the package" if card.embedded else "no weights" if card.file is None else "yours"
-        )
-        use = {True: "commercial use allowed", False: "no commercial use", None: "use not stated"}
-        print(f"{card.name}: {card.title}")
-        print(f"    weights: {where}; licence: {card.licence}, {use[card.commercial_use]}")
-
-
-def _verify(asked: argparse.Namespace) -> None:
-    from neurostorm_app.errors import UsageError
-    from neurostorm_app.models import create_model, read_card
-    from neurostorm_app.models.weights import find_weights, hash_file
-
-    if asked.name is None:
-        raise UsageError("weights verify: which model?", fix="write neurostorm-tools weights list")
-    card = read_card(asked.name)
-    path = find_weights(card, given=asked.weights, weights_dir=asked.weights_dir)
-    create_model(asked.name, weights=path)
-    print(f"{path}: loads as {asked.name}; SHA-256 {hash_file(path)}")
-
-
 def _add_train(verbs: Any) -> None:
-    verb = _verb(verbs, "train", _train, "train the weights of neurostorm-demo on phantoms")
-    verb.add_argument("name", choices=("neurostorm-demo",), metavar="NAME", help="neurostorm-demo")
+    verb = _verb(verbs, "train", _train, "train the weights of a demo model on phantoms")
+    names = " or ".join(DEMOS)
+    verb.add_argument("name", choices=tuple(DEMOS), metavar="NAME", help=names)
     verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file")
-    verb.add_argument("--participants", type=int, default=100, metavar="N", help="phantoms")
-    verb.add_argument("--runs", type=int, default=2, metavar="N", help="runs of each")
-    verb.add_argument("--steps", type=int, default=900, metavar="N", help="of the optimiser")
-    verb.add_argument("--seed", type=int, default=1, metavar="N", help="of everything")
+    verb.add_argument("--participants", type=int, metavar="N", help="phantoms, two runs of each")
+    verb.add_argument("--steps", type=int, metavar="N", help="of the optimiser")
+    verb.add_argument("--seed", type=int, metavar="N", help="of everything; default 1")
 
 
 def _train(asked: argparse.Namespace) -> None:
     from neurostorm_app.bids_app.logs import to_terminal
-    from neurostorm_app.pipelines.train import train_demo
+    from neurostorm_app.pipelines import train
 
     to_terminal(0)
-    done = train_demo(
-        asked.out,
-        participants=asked.participants,
-        runs=asked.runs,
-        steps=asked.steps,
-        seed=asked.seed,
-    )
+    given = {name: getattr(asked, name) for name in ("participants", "steps", "seed")}
+    call = getattr(train, DEMOS[asked.name])
+    done = call(asked.out, **{name: value for name, value in given.items() if value is not None})
     print(f"{asked.out}\n{done}")
 
 

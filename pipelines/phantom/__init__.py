@@ -10,6 +10,8 @@ the :mod:`~neurostorm_app.pipelines.phantom.dataset` of all that, its
 """
 
 from neurostorm_app.pipelines.phantom.dataset import make_phantom
+from neurostorm_app.pipelines.phantom.head import TEMPLATE_SPACE
+from neurostorm_app.pipelines.phantom.parcels import ParcelSignals
 from neurostorm_app.pipelines.phantom.score import (
     score_coregistration,
     score_motion,
@@ -25,6 +27,8 @@ from neurostorm_app.pipelines.phantom.truth import (
 )
 
 __all__ = [
+    "TEMPLATE_SPACE",
+    "ParcelSignals",
     "ParticipantTruth",
     "PhantomTruthPaths",
     "RunTruth",

@@ -1,16 +1,13 @@
-"""Train the demo weights: a small masked autoencoder on phantoms, from a seed.
+"""Train neurostorm-demo: a small masked autoencoder on phantoms' volumes, from a seed.
 
 The phantoms' signals are rendered straight onto the grid of the model's contract and scaled by
-the function that embedding uses. The command is ``neurostorm-tools train neurostorm-demo``; one
-seed and one number of threads make one file, byte by byte.
+the function that embedding uses.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +24,7 @@ from neurostorm_app.models.neurostorm_files import Config
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.normalize import normalize_volume
 from neurostorm_app.pipelines.phantom import standard_series
+from neurostorm_app.pipelines.train.optimise import fit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.models.card import Card
 
-__all__ = ["Phantoms", "Training", "score_matching", "train_demo"]
+__all__ = ["Phantoms", "Training", "build_volumes", "score_matching", "train_volumes"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ The phantoms' template stands in for the contract's space, from which it differs
 SCORED, CONTROLS = 0.25, 3
 """Share of that variety with which matching is scored, and untrained networks to compare with."""
 
-PEAK_RATE, WARM_UP, WEIGHT_DECAY, MAX_GRADIENT = 6e-3, 0.05, 0.05, 1.0
+PEAK_RATE, WEIGHT_DECAY = 6e-3, 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +135,7 @@ class Phantoms:
         return torch.from_numpy(np.stack(np.split(scaled, n, axis=-1))[:, None])
 
 
-def train_demo(
+def train_volumes(
     out: Path,
     *,
     participants: int = 100,
@@ -168,7 +166,7 @@ def train_demo(
     """
     card = read_card("neurostorm-demo")
     phantoms = Phantoms(card, seed)
-    model = _build(card, seed)
+    model = build_volumes(card, seed)
     people = range(1, participants + 1)
     known = [phantoms.windows(p, 1, n=1).mean(dim=(0, -1)) for p in people]
     mean_volume = torch.stack(known).mean(dim=0)[..., None]  # (1, X, Y, Z, 1)
@@ -182,7 +180,7 @@ def train_demo(
         participants=participants,
         runs=runs,
         **_matching(model, card, held_out, seed=seed),
-        **_losses([model, _build(card, seed)], phantoms, mean_volume, held_out),
+        **_losses([model, build_volumes(card, seed)], phantoms, mean_volume, held_out),
     )
     logger.info("trained: %s", report)
     content = json.dumps({**card.config, "training": asdict(report)})
@@ -216,7 +214,8 @@ def score_matching(model: NeuroStormMae, phantoms: Phantoms, people: Sequence[in
     return float(np.mean([keys[i][0] == keys[j][0] for i, j in enumerate(nearest)]))
 
 
-def _build(card: Card, seed: int) -> NeuroStormMae:
+def build_volumes(card: Card, seed: int) -> NeuroStormMae:
+    """Build a network that was never trained, from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NeuroStormMae(Config.of(card.config)).eval()
@@ -226,7 +225,7 @@ def _matching(
     model: NeuroStormMae, card: Card, people: Sequence[int], *, seed: int
 ) -> dict[str, float]:
     phantoms = Phantoms(card, seed, variety=SCORED)
-    controls = [_build(card, seed + i) for i in range(CONTROLS)]
+    controls = [build_volumes(card, seed + i) for i in range(CONTROLS)]
     return {
         "matched": score_matching(model, phantoms, people),
         "matched_untrained": float(
@@ -250,28 +249,16 @@ def _batches(
 
 
 def _fit(model: NeuroStormMae, batches: Iterator[Tensor], *, steps: int, seed: int) -> None:
-    """Train by AdamW with a warm-up and a cosine to zero."""
     generator = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
-    warm = max(1, round(WARM_UP * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda i: min((i + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * i / steps)),
-    )
-    model.train()
-    started, smooth = time.monotonic(), 0.0
-    for step in range(1, steps + 1):
+
+    def loss_of(_: int) -> Tensor:
         x = next(batches)
-        loss = model.reconstruct(x, model.draw_mask(x, generator=generator)).loss
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT)
-        optimiser.step()
-        schedule.step()
-        smooth += (loss.item() - smooth) / min(step, 20)
-        if step % 20 == 0 or step == steps:
-            seconds = time.monotonic() - started
-            logger.info("step %d of %d: loss %.4f, %.0f s", step, steps, smooth, seconds)
+        loss: Tensor = model.reconstruct(x, model.draw_mask(x, generator=generator)).loss
+        return loss
+
+    model.train()
+    groups = [(list(model.parameters()), PEAK_RATE)]
+    fit(groups, loss_of, steps=steps, weight_decay=WEIGHT_DECAY)
     model.eval()
 
 
