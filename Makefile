@@ -23,7 +23,7 @@ demo: install
 	rm -rf $(DEMO)
 	$(BIN)/neurostorm-tools phantom $(DEMO)/bids --participants 3 --runs 2 --volumes 70 --seed 1
 	@echo "==> participant level: preprocessing, embeddings, one report a participant"
-	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out participant --models connectome neurostorm-demo
+	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out participant --models connectome neurostorm-demo brainlm-demo
 	@echo "==> group level: table, index, report"
 	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out group
 	$(BIN)/neurostorm-app $(DEMO)/bids $(DEMO)/out participant --reports-only

@@ -7,7 +7,8 @@
 
 Makes an fMRIPrep-like series, 91 x 109 x 91 at 0.8 s, and embeds it by a network of the released
 configuration. Its weights are drawn from a seed, since time and memory do not depend on them; for
-`--precision` the demo weights serve too, which were trained.
+`--precision` the demo weights serve too, which were trained. BrainLM's atlas is looked for in the
+folder that NEUROSTORM_WEIGHTS names.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from neurostorm_app.pipelines.computing import arithmetic
 from neurostorm_app.pipelines.embed import Embedder, load_embedder
 from neurostorm_app.pipelines.forward import window_bytes
 from neurostorm_app.pipelines.image import iter_volumes, read_volume, write_volume
+from neurostorm_app.pipelines.inputs import find_parcellation
 from neurostorm_app.pipelines.stage import StandardSeries
 from neurostorm_app.pipelines.templates import load_template
 
 SPACE, GIB = "MNI152NLin6Asym", 2**30
-ATLAS = Path(__file__).resolve().parents[2] / "shared/golden/brainlm/atlas/A424+2mm.nii.gz"
 
 
 def make_network(name: str) -> torch.nn.Module:
@@ -62,7 +63,8 @@ def make_embedder(name: str, device: str, precision: str = "fp32") -> Embedder:
     card = read_card(name)
     if card.embedded or card.file is None:
         return load_embedder(name, device=device, precision=precision)
-    atlas = ATLAS if card.contract.kind == "parcels" else None
+    parcels = card.contract.kind == "parcels"
+    atlas = find_parcellation(card.contract, None, None) if parcels else None
     return Embedder(
         card=card, model=make_network(name).to(device), atlas=atlas, device=device,
         precision=precision, hashes={},
