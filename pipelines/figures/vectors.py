@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -83,7 +83,8 @@ def similarity(vectors: Vectors, *, centre: bool = False) -> NDArray[np.float64]
     rows = np.asarray(vectors, dtype=np.float64)
     if centre:
         rows = rows - rows.mean(1, keepdims=True)
-    return np.asarray(np.clip(cosine_similarity(rows), -1, 1), dtype=np.float64)
+    alike: Any = cosine_similarity(rows)
+    return np.asarray(np.clip(alike, -1, 1), dtype=np.float64)
 
 
 def similarity_figure(vectors: Vectors, onsets: NDArray[np.float64], *, label: str) -> str:
