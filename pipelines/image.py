@@ -159,7 +159,8 @@ def _checked(volume: Volume, brain: NDArray[np.bool_] | None, what: str) -> Volu
         where = "" if brain is None else " in the brain mask"
         raise CorruptImageError(
             f"{what} has {wrong} voxels{where} that are not finite numbers",
-            fix="find out where NaN or infinity came from: a scanner does not write them",
+            fix="find out where NaN or infinity came from, since a scanner does not write them; "
+            "a damaged file may hold them too: check a packed one with `gzip --test`",
         )
     return np.where(finite, volume, np.float32(0))
 

@@ -115,8 +115,12 @@ def test_a_gzip_file_with_wrong_bytes_is_refused(packed):
     path, content = packed
     middle = len(content) // 2
     path.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
-    with pytest.raises(CorruptImageError, match=r"cannot be (read|opened)"):
+    # Which of the two comes first, the values or the checksum of the last volume, depends on them.
+    with pytest.raises(
+        CorruptImageError, match=r"cannot be (read|opened)|are not finite"
+    ) as caught:
         list(iter_volumes(path))
+    assert "damaged" in caught.value.fix or "anew" in caught.value.fix
 
 
 @pytest.mark.parametrize("end", [b"\0\0\0\0\0\0\0\0", b""], ids=["wrong", "none"])
