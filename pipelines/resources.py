@@ -176,7 +176,7 @@ def plan_batch(window: int, *, cost: float, memory: int | None, most: int) -> in
     Examples
     --------
     >>> plan_batch(70_778_880, cost=6, memory=4 * 2**30, most=16)
-    6
+    4
     """
     left = (ENOUGH if memory is None else memory) - RESERVE
     return max(1, min(most, int(left // (window * (cost + WAITING)))))
