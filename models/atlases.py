@@ -5,14 +5,11 @@ The parcellation that is shipped, ``GreyParcels100``, has no card here.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
-from neurostorm_app.errors import DataError, NoInputError, UsageError
-from neurostorm_app.models.card import AtlasCard
+from neurostorm_app.errors import DataError, NoInputError
+from neurostorm_app.models.card import AtlasCard, read_named
 from neurostorm_app.models.lockfile import hash_file
 from neurostorm_app.models.weights import list_folders
 
@@ -69,15 +66,7 @@ def read_atlas_card(name: str) -> AtlasCard:
     >>> read_atlas_card("A424").n_parcels
     424
     """
-    known = list_atlases()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        raise UsageError(
-            f"there is no card of an atlas {name!r}",
-            fix=(f"did you mean {near[0]}? " if near else "") + f"Atlases: {', '.join(known)}",
-        )
-    text = (CARDS / f"{name}.yaml").read_text(encoding="utf-8")
-    return AtlasCard.model_validate(yaml.safe_load(text))
+    return read_named(AtlasCard, name, CARDS, what="atlas")
 
 
 def list_atlas_places(card: AtlasCard, *, weights_dir: Path | None = None) -> list[Path]:

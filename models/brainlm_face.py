@@ -13,7 +13,13 @@ import torch
 from torch import nn
 
 from neurostorm_app.errors import ContractError
-from neurostorm_app.models.brainlm_scene import Reconstruction, mean_hidden, mean_hidden_each
+from neurostorm_app.models.brainlm_scene import (
+    Reconstruction,
+    by_unit,
+    mean_hidden,
+    mean_hidden_each,
+    split_batch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -197,11 +203,11 @@ class BrainLm(nn.Module):
         if self.config.train_mode == "auto_encode":
             noise = torch.rand(len(values), self._count(values), generator=generator)
         errors = []
-        for some in _parts(values):
+        for some in split_batch(values):
             drawn = None if noise is None else noise[some]
             made = self.reconstruct(signal[some], xyz[some], noise=drawn)
             squares = ((made.logits - values[some]) * self.unit).square()
-            errors.append(mean_hidden_each(_by_unit(squares, made.mask), made.mask))
+            errors.append(mean_hidden_each(by_unit(squares, made.mask), made.mask))
         return torch.cat(errors)
 
     def attentions(
@@ -275,7 +281,7 @@ class BrainLm(nn.Module):
     def _whole(self, signal: Tensor, xyz: Tensor) -> Iterator[Tensor]:
         """Make the tokens of windows with nothing hidden."""
         values, _ = self._read(signal, xyz)
-        for some in _parts(values):
+        for some in split_batch(values):
             yield self._enter(self._hide(values[some], None, 0.0, "auto_encode"), xyz[some])
 
     def _target(self, values: Tensor) -> Tensor:
@@ -286,19 +292,4 @@ class BrainLm(nn.Module):
 
     def _score(self, error: Tensor, mask: Tensor) -> Tensor:
         absolute = self.config.reconstruction_loss == "mae"
-        return _by_unit(error.abs() if absolute else error.square(), mask)
-
-
-def _parts(values: Tensor) -> list[slice]:
-    """Cut a batch into what runs together: window by window on a CPU.
-
-    There it is no slower, takes a fraction of the memory, and the numbers of a window do not
-    depend on the others of the batch.
-    """
-    n = len(values)
-    return [slice(None)] if values.is_cuda else [slice(i, i + 1) for i in range(n)]
-
-
-def _by_unit(errors: Tensor, mask: Tensor) -> Tensor:
-    """Average over the volumes of a patch where the mask is one of patches."""
-    return errors.mean(dim=-1) if errors.ndim > mask.ndim else errors
+        return by_unit(error.abs() if absolute else error.square(), mask)

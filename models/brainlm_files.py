@@ -37,12 +37,8 @@ _Config = TypeVar("_Config", bound="NativeConfig | VitConfig")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NativeConfig:
-    """The hyper-parameters that shape a native network, under upstream's names.
-
-    The numbers of parcels and volumes are not among them: both are free. Attention is upstream's
-    "Nystromformer" as released, which is exact: `num_landmarks` equals `segment_means_seq_len`.
-    """
+class _Shape:
+    """What both families share: two stacks of layers, and how training hides."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -52,18 +48,42 @@ class NativeConfig:
     decoder_num_hidden_layers: int
     decoder_num_attention_heads: int
     decoder_intermediate_size: int
-    timepoint_patching_size: int
-    conv_kernel_size: int | None
-    num_landmarks: int
-    segment_means_seq_len: int
     mask_ratio: float
     layer_norm_eps: float = 1e-12
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.0
-    loss_fn: Loss = "mse"
-    use_tanh_decoder: bool = False
     norm_pix_loss: bool = False
     train_mode: TrainMode = "auto_encode"
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Width, width between the two linear layers, and heads of the encoder."""
+        return self.hidden_size, self.intermediate_size, self.num_attention_heads
+
+    @property
+    def decoder_sizes(self) -> tuple[int, int, int]:
+        """Width, width between the two linear layers, and heads of the decoder."""
+        return (
+            self.decoder_hidden_size,
+            self.decoder_intermediate_size,
+            self.decoder_num_attention_heads,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeConfig(_Shape):
+    """The hyper-parameters that shape a native network, under upstream's names.
+
+    The numbers of parcels and volumes are not among them: both are free. Attention is upstream's
+    "Nystromformer" as released, which is exact: `num_landmarks` equals `segment_means_seq_len`.
+    """
+
+    timepoint_patching_size: int
+    conv_kernel_size: int | None
+    num_landmarks: int
+    segment_means_seq_len: int
+    loss_fn: Loss = "mse"
+    use_tanh_decoder: bool = False
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> NativeConfig:
@@ -106,46 +126,18 @@ class NativeConfig:
         """How the error over what is hidden is measured."""
         return self.loss_fn
 
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Width, width between the two linear layers, and heads of the encoder."""
-        return self.hidden_size, self.intermediate_size, self.num_attention_heads
-
-    @property
-    def decoder_sizes(self) -> tuple[int, int, int]:
-        """Width, width between the two linear layers, and heads of the decoder."""
-        return (
-            self.decoder_hidden_size,
-            self.decoder_intermediate_size,
-            self.decoder_num_attention_heads,
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VitConfig:
+class VitConfig(_Shape):
     """The hyper-parameters that shape a network of the ViT-MAE family, under upstream's names.
 
     `train_mode` is missing in the released files: they were trained to ``auto_encode``.
     `use_mean_pooling` is of fine-tuned files only.
     """
 
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    decoder_hidden_size: int
-    decoder_num_hidden_layers: int
-    decoder_num_attention_heads: int
-    decoder_intermediate_size: int
     patch_size: int
     num_channels: int
-    mask_ratio: float
-    layer_norm_eps: float = 1e-12
-    hidden_act: str = "gelu"
-    hidden_dropout_prob: float = 0.0
     qkv_bias: bool = True
-    norm_pix_loss: bool = False
-    train_mode: TrainMode = "auto_encode"
     use_mean_pooling: bool = False
 
     @classmethod
@@ -179,20 +171,6 @@ class VitConfig:
     def reconstruction_loss(self) -> Loss:
         """How the error over what is hidden is measured; `loss_fn` is the head's."""
         return "mse"
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Width, width between the two linear layers, and heads of the encoder."""
-        return self.hidden_size, self.intermediate_size, self.num_attention_heads
-
-    @property
-    def decoder_sizes(self) -> tuple[int, int, int]:
-        """Width, width between the two linear layers, and heads of the decoder."""
-        return (
-            self.decoder_hidden_size,
-            self.decoder_intermediate_size,
-            self.decoder_num_attention_heads,
-        )
 
 
 PADDED = {14: 434, 16: 432}

@@ -23,7 +23,14 @@ from neurostorm_app.models.brainlm_scene import Scene, check_places, choose, hid
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["LARGEST", "Geometry", "hide_anywhere", "hide_last", "sort_pixels"]
+__all__ = [
+    "LARGEST",
+    "Geometry",
+    "hide_anywhere",
+    "hide_last",
+    "make_positions",
+    "sort_pixels",
+]
 
 SIZE = (424, 200)
 """Parcels and volumes."""
@@ -188,3 +195,33 @@ def hide_last(pixels: Tensor, geometry: Geometry, *, ratio: float, pixelwise: bo
     end = geometry.margins[1] + SIZE[1]
     square[..., end - n : end] = 0.0  # in the rows of padding too, as upstream does
     return Scene(square, hiding, mask)
+
+
+def make_positions(width: int, along: int) -> Tensor:
+    """Compute the table of positions of a square of tokens.
+
+    Parameters
+    ----------
+    width : int
+        Channels; a multiple of 4.
+    along : int
+        Tokens along the square.
+
+    Returns
+    -------
+    Tensor, shape (1, 1 + along ** 2, width)
+        Zeros for the class token; half of the channels tell the column, half the row, each by
+        sines and then cosines.
+
+    Examples
+    --------
+    >>> make_positions(8, 3).shape
+    torch.Size([1, 10, 8])
+    """
+    quarter = width // 4
+    steps = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+    angles = torch.arange(along, dtype=torch.float64)[:, None] * steps
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns = axis.expand(along, -1, -1)
+    table = torch.cat([columns, columns.transpose(0, 1)], dim=-1).flatten(0, 1)
+    return fn.pad(table, (0, 0, 1, 0)).float()[None]

@@ -21,11 +21,13 @@ __all__ = [
     "Hiding",
     "Reconstruction",
     "Scene",
+    "by_unit",
     "check_places",
     "choose",
     "hide",
     "mean_hidden",
     "mean_hidden_each",
+    "split_batch",
 ]
 
 
@@ -181,6 +183,11 @@ def choose(like: Tensor, n_tokens: int, *, ratio: float, noise: Tensor | None) -
     return hide(noise.to(like.device), n_visible)
 
 
+def by_unit(errors: Tensor, mask: Tensor) -> Tensor:
+    """Average over the volumes of a patch where the mask is one of patches."""
+    return errors.mean(dim=-1) if errors.ndim > mask.ndim else errors
+
+
 def mean_hidden(errors: Tensor, mask: Tensor) -> Tensor:
     """Average over what is hidden: not a number, and no gradient, where nothing is.
 
@@ -224,6 +231,16 @@ def mean_hidden_each(errors: Tensor, mask: Tensor) -> Tensor:
             fix="give a larger mask_ratio in the configuration",
         )
     return (errors * mask).flatten(1).sum(dim=1) / n_hidden
+
+
+def split_batch(values: Tensor) -> list[slice]:
+    """Cut a batch into what runs together: window by window on a CPU.
+
+    There it is no slower, takes a fraction of the memory, and the numbers of a window do not
+    depend on the others of the batch.
+    """
+    n = len(values)
+    return [slice(None)] if values.is_cuda else [slice(i, i + 1) for i in range(n)]
 
 
 def check_places(signal: Tensor, xyz: Tensor) -> None:

@@ -27,6 +27,7 @@ from neurostorm_app.models.brainlm_image import (
     Geometry,
     hide_anywhere,
     hide_last,
+    make_positions,
     sort_pixels,
 )
 from neurostorm_app.models.brainlm_layers import Encoder, VitLayer
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from neurostorm_app.models.brainlm_files import VitConfig
     from neurostorm_app.models.brainlm_scene import Hiding, Scene
 
-__all__ = ["BrainLmVit", "make_positions"]
+__all__ = ["BrainLmVit"]
 
 
 class _PatchEmbeddings(nn.Module):
@@ -52,36 +53,6 @@ class _PatchEmbeddings(nn.Module):
         weight = conv.weight.sum(dim=1, keepdim=True)
         tokens = fn.conv2d(square[:, None], weight, conv.bias, conv.stride)
         return tokens.flatten(2).transpose(1, 2)
-
-
-def make_positions(width: int, along: int) -> Tensor:
-    """Compute the table of positions of a square of tokens.
-
-    Parameters
-    ----------
-    width : int
-        Channels; a multiple of 4.
-    along : int
-        Tokens along the square.
-
-    Returns
-    -------
-    Tensor, shape (1, 1 + along ** 2, width)
-        Zeros for the class token; half of the channels tell the column, half the row, each by
-        sines and then cosines.
-
-    Examples
-    --------
-    >>> make_positions(8, 3).shape
-    torch.Size([1, 10, 8])
-    """
-    quarter = width // 4
-    steps = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
-    angles = torch.arange(along, dtype=torch.float64)[:, None] * steps
-    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
-    columns = axis.expand(along, -1, -1)
-    table = torch.cat([columns, columns.transpose(0, 1)], dim=-1).flatten(0, 1)
-    return fn.pad(table, (0, 0, 1, 0)).float()[None]
 
 
 class _Embeddings(nn.Module):

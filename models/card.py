@@ -7,9 +7,16 @@ an embedding without an error.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import difflib
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field
+
+from neurostorm_app.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "AtlasCard",
@@ -23,6 +30,7 @@ __all__ = [
     "ParcelContract",
     "Source",
     "VolumeContract",
+    "read_named",
 ]
 
 Row = tuple[float, float, float, float]
@@ -221,3 +229,37 @@ class AtlasCard(_Strict):
     commercial_use: bool | None = None
     limits: tuple[str, ...] = ()
     references: tuple[str, ...] = ()
+
+
+AnyCard = TypeVar("AnyCard", Card, AtlasCard)
+
+
+def read_named(kind: type[AnyCard], name: str, folder: Path, *, what: str) -> AnyCard:
+    """Read the card of a name, or say which names there are.
+
+    Parameters
+    ----------
+    kind : type
+        Of the cards of the folder.
+    name : str
+        File name without extension.
+    folder : Path
+        Where the cards lie.
+    what : str
+        What they are of, for the message.
+
+    Raises
+    ------
+    UsageError
+        If there is none of this name.
+    """
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        raise UsageError(
+            f"there is no {what} {name!r}",
+            fix=(f"did you mean {' or '.join(near)}? " if near else "")
+            + f"Known are {', '.join(known)}",
+        )
+    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    return kind.model_validate(yaml.safe_load(text))

@@ -219,7 +219,9 @@ def _check_archive(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as why:
-        raise _damaged(path, "no zip archive") from why
+        # Wrong bytes in the list of entries: no archive, a name that is no text, a version of the
+        # format that does not exist, an offset beyond any file.
+        raise _damaged(path, f"no zip archive: {why}") from why
     claimed = sum(entry.file_size for entry in entries)
     if claimed > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise WrongWeightsError(

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from neurostorm_app.errors import UsageError, WrongWeightsError
-from neurostorm_app.models.card import Card
+from neurostorm_app.errors import WrongWeightsError
+from neurostorm_app.models.card import Card, read_named
 from neurostorm_app.models.families import check_family
 
 if TYPE_CHECKING:
@@ -66,16 +63,7 @@ def read_card(name: str) -> Card:
     >>> read_card("neurostorm").contract.window
     20
     """
-    known = list_models()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        raise UsageError(
-            f"there is no model {name!r}",
-            fix=(f"did you mean {' or '.join(near)}? " if near else "")
-            + f"Models: {', '.join(known)}",
-        )
-    text = (CARDS / f"{name}.yaml").read_text(encoding="utf-8")
-    return Card.model_validate(yaml.safe_load(text))
+    return read_named(Card, name, CARDS, what="model")
 
 
 def create_model(

@@ -7,11 +7,8 @@ depend on their number.
 
 from __future__ import annotations
 
-import struct
 import zlib
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -22,10 +19,10 @@ from nibabel.spatialimages import HeaderDataError
 
 from neurostorm_app.errors import CorruptImageError, InputOutputError, NoInputError
 from neurostorm_app.pipelines.grid import Grid
+from neurostorm_app.pipelines.sink import open_sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,8 +35,6 @@ NATIVE, MNI = 1, 4
 """NIfTI codes of the world: scanner, and MNI 152."""
 FIX = "fetch or convert the file anew; compare its size and checksum with the source"
 ISAL_ERROR: Any = igzip_lib.IsalError  # its stub does not say that it is an exception
-GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x04\xff"
-"""RFC 1952: deflate, no name, no time, fastest, unknown system: the same bytes everywhere."""
 
 
 def open_image(path: Path) -> nib.Nifti1Image:
@@ -243,7 +238,7 @@ def write_series(  # noqa: PLR0913
     """
     header = _header(grid, n_volumes, tr=tr, dtype=dtype, code=code)
     count = 0
-    with _sink(path, n_threads) as write:
+    with open_sink(path, n_threads) as write:
         write.put(header)
         for volume in volumes:
             write.put(np.asarray(volume, dtype=dtype).tobytes(order="F"))
@@ -268,66 +263,3 @@ def _header(grid: Grid, n_volumes: int | None, *, tr: float, dtype: Any, code: i
     header["magic"] = b"n+1"
     header["vox_offset"] = 352
     return bytes(header.binaryblock) + b"\0\0\0\0"
-
-
-class _Plain:
-    """Write bytes as they are."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def put(self, block: bytes) -> None:
-        self._file.write(block)
-
-
-class _Gzip:
-    """Write one gzip member; its blocks are deflated apart and joined, as pigz does.
-
-    References
-    ----------
-    RFC 1951, section 3.2.4 (a flush ends a block at a byte); RFC 1952, section 2.3.
-    """
-
-    def __init__(self, path: Path, n_threads: int) -> None:
-        self._file = path.open("wb")
-        self._file.write(GZIP_HEADER)
-        self._pool = ThreadPoolExecutor(n_threads)
-        self._waiting: deque[Future[bytes]] = deque()
-        self._limit = 2 * n_threads
-        self._checksum = 0
-        self._size = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._file, self._pool:
-            while self._waiting:
-                self._write_one()
-            # An empty last block, then checksum and size of what went in.
-            self._file.write(b"\x03\x00" + struct.pack("<II", self._checksum, self._size))
-
-    def put(self, block: bytes) -> None:
-        self._checksum = zlib.crc32(block, self._checksum)
-        self._size = (self._size + len(block)) % 2**32
-        self._waiting.append(self._pool.submit(_deflate, block))
-        if len(self._waiting) > self._limit:
-            self._write_one()
-
-    def _write_one(self) -> None:
-        self._file.write(self._waiting.popleft().result())
-
-
-def _deflate(block: bytes) -> bytes:
-    packer = zlib.compressobj(level=1, wbits=-15)
-    return packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
-
-
-def _sink(path: Path, n_threads: int) -> _Plain | _Gzip:
-    return _Gzip(path, n_threads) if path.suffix == ".gz" else _Plain(path)

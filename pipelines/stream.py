@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from neurostorm_app.errors import DataError
+from neurostorm_app.pipelines.handover import Closed, Handover
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -126,7 +127,7 @@ def stream_runs(
     outcome : Done or Exception
         What came of it. An error of one run does not hurt the others.
     """
-    queue = _Queue(ahead)
+    queue: Handover[Item | _End] = Handover(ahead)
     reader = threading.Thread(
         target=_read_all, args=(runs, prepare, queue), name="reader", daemon=True
     )
@@ -136,10 +137,6 @@ def stream_runs(
     finally:
         queue.close()
         reader.join(PATIENCE)
-
-
-class _Closed(Exception):  # noqa: N818  no error: the other side has gone
-    """The computing side wants no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,67 +149,26 @@ class _End:
     error: Exception | None = None
 
 
-class _Queue:
-    """A queue between two threads that counts bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-        self._waiting: deque[tuple[Item | _End | BaseException | None, int]] = deque()
-        self._changed = threading.Condition()
-        self._closed = False
-
-    def put(self, message: Item | _End | BaseException | None, size: int = 0) -> None:
-        """Hand over a message, as soon as there is room for it."""
-        with self._changed:
-            while not self._closed and self._held and self._held + size > self._limit:
-                self._changed.wait()
-            if self._closed:
-                raise _Closed
-            self._waiting.append((message, size))
-            self._held += size
-            self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[Item | _End]:
-        """Take messages until None comes; an exception is raised here."""
-        while True:
-            with self._changed:
-                while not self._waiting:
-                    self._changed.wait()
-                message, size = self._waiting.popleft()
-                self._held -= size
-                self._changed.notify_all()
-            if isinstance(message, BaseException):
-                raise message
-            if message is None:
-                return
-            yield message
-            del message  # or a window would be kept until the next one is there
-
-    def close(self) -> None:
-        """Want no more."""
-        with self._changed:
-            self._closed = True
-            self._waiting.clear()
-            self._changed.notify_all()
-
-
-def _read_all(runs: Iterable[StandardSeries], prepare: Prepare, queue: _Queue) -> None:
+def _read_all(
+    runs: Iterable[StandardSeries], prepare: Prepare, queue: Handover[Item | _End]
+) -> None:
     """Read run after run; the body of the reading thread."""
     try:
         try:
             for index, run in enumerate(runs):
                 _read_one(index, run, prepare, queue)
-        except _Closed:
+        except Closed:
             raise
         except BaseException as error:  # noqa: BLE001  it is raised in the other thread
             queue.put(error)
         queue.put(None)
-    except _Closed:
+    except Closed:
         return
 
 
-def _read_one(index: int, run: StandardSeries, prepare: Prepare, queue: _Queue) -> None:
+def _read_one(
+    index: int, run: StandardSeries, prepare: Prepare, queue: Handover[Item | _End]
+) -> None:
     begin, waited, prepared, error, n_windows = time.perf_counter(), 0.0, None, None, 0
     try:
         prepared = prepare(run)
@@ -223,7 +179,7 @@ def _read_one(index: int, run: StandardSeries, prepare: Prepare, queue: _Queue) 
             waited += time.perf_counter() - ready
             n_windows += 1
         _check_number(n_windows, prepared, run)
-    except _Closed:
+    except Closed:
         raise
     except Exception as failure:  # noqa: BLE001  one run is not another
         error = failure
@@ -250,7 +206,7 @@ class _Gatherer:
         self._failed: dict[int, Exception] = {}
         self._ended: deque[_End] = deque()
 
-    def gather(self, queue: _Queue) -> Iterator[tuple[int, Done | Exception]]:
+    def gather(self, queue: Handover[Item | _End]) -> Iterator[tuple[int, Done | Exception]]:
         """Take what the reader hands over, and yield runs as they are finished."""
         for message in queue:
             if isinstance(message, _End):

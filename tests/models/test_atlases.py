@@ -49,7 +49,7 @@ def test_an_atlas_fits_the_models_that_name_it() -> None:
 
 
 def test_an_unknown_atlas_gets_a_suggestion() -> None:
-    with pytest.raises(UsageError, match="there is no card of an atlas 'A242'") as caught:
+    with pytest.raises(UsageError, match="there is no atlas 'A242'") as caught:
         read_atlas_card("A242")
     assert "did you mean A424" in caught.value.fix
 

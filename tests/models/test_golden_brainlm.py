@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from neurostorm_app.models import create_model
+from neurostorm_app.models.brainlm_image import make_positions
 from neurostorm_app.models.brainlm_native import make_position
 from neurostorm_app.models.brainlm_scene import hide
-from neurostorm_app.models.brainlm_vit import make_positions
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -113,7 +113,7 @@ def test_an_unknown_name_gets_a_suggestion(asked: str, suggestion: str) -> None:
 def test_a_hopeless_name_gets_the_list() -> None:
     with pytest.raises(UsageError) as caught:
         read_card("../cards/connectome")
-    assert f"Models: {', '.join(list_models())}" in caught.value.fix
+    assert f"Known are {', '.join(list_models())}" in caught.value.fix
 
 
 def test_reading_cards_does_not_wait_for_torch() -> None:

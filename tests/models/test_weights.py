@@ -440,3 +440,14 @@ def test_genuine_lightning_files_are_read(golden: Path, name: str) -> None:
     assert found.config is not None
     assert found.config["embed_dim"] == 4
     assert all(key.startswith(("model.", "output_head.")) for key in found.state)
+
+
+@pytest.mark.parametrize(("at", "byte", "what"), [(6, 255, "version"), (46, 255, "codec")])
+def test_wrong_bytes_in_the_list_of_an_archive_say_what_is_wrong(tmp_path, at, byte, what):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(2)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.find(b"PK\1\2") + at] = byte  # version needed; first letter of a name
+    path.write_bytes(content)
+    with pytest.raises(WrongWeightsError, match=f"no zip archive: .*{what}"):
+        read_checkpoint(path)
