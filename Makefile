@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: install demo test check test-slow bench docs lock clean
+.PHONY: install demo test check test-slow test-consumers bench docs lock clean
 
 install: .venv/installed
 
@@ -52,6 +52,11 @@ check: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -s --timeout 3600
+
+# The packages that read our folders, and fMRIPrep's own confounds beside ours, in environments of
+# their own (.venv-consumers, .venv-consumers-xcpd). NEUROSTORM_TREE=DIR: a folder made before.
+test-consumers: install
+	PYTHON="$(PYTHON)" PIP_ARGS="$(PIP_ARGS)" tests/consumers/run.sh $(BIN)/python
 
 bench: install
 	for b in benchmarks/bench_*.py; do $(BIN)/python $$b; done

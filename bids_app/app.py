@@ -98,14 +98,15 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
         memory=execution.memory,
         per_process=PER_PROCESS,
     )
-    models, missing = _find_models(settings, engines)
+    models, missing = _find_models(settings, engines) if settings.runs_models else ((), {})
     found = find_runs(settings)
     if not execution.skip_bids_validation:
         _validate(settings, found)
     with ExitStack() as stack:
-        scratch = settings.output_dir
+        scratch = series = settings.output_dir
         if not execution.dry_run:
-            scratch = _open_scratch(settings, stack)
+            _say_without_models(settings, found)
+            scratch, series = _open_scratch(settings, stack)
         call = Call(
             settings=settings,
             engines=engines,
@@ -114,6 +115,7 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
             models=models,
             missing=missing,
             scratch=scratch,
+            series_dir=series,
         )
         if execution.dry_run:
             return AppResult(lines=tuple(describe_plan(found, call, resources)), written=False)
@@ -208,17 +210,32 @@ def _validate(settings: Settings, found: Found) -> None:
         validate(settings.bids_dir, labels, everyone=len(labels) == len(raw))
 
 
-def _open_scratch(settings: Settings, stack: ExitStack) -> Path:
-    """Make the scratch folder; ours goes away by itself, one that was given stays."""
+def _say_without_models(settings: Settings, found: Found) -> None:
+    """Say once why no model is run, where none is."""
+    science, raw = settings.science, any(p.raw for p in found.participants)
+    if settings.selection.anat_only:
+        log.warning("models are not run: --anat-only makes no series")
+    elif not settings.runs_models:
+        log.warning("models are not run: --level %s makes no series", science.output_level)
+    elif raw and not science.has_standard:
+        log.warning("models are not run: no standard space is among --output-spaces")
+
+
+def _open_scratch(settings: Settings, stack: ExitStack) -> tuple[Path, Path]:
+    """Make the scratch folder, and one on the disk of the results for series.
+
+    Ours go away by themselves; what was put into a scratch folder that was given stays.
+    """
     given = settings.execution.work_dir
+    hidden = tempfile.TemporaryDirectory(prefix=".work-", dir=settings.output_dir)
+    ours = Path(stack.enter_context(hidden))
     if given is None:
-        folder = tempfile.TemporaryDirectory(prefix=".work-", dir=settings.output_dir)
-        return Path(stack.enter_context(folder))
+        return ours / "scratch", ours / "series"
     given.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix="neurostorm-", dir=given))
     if settings.execution.clean_workdir:
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-    return scratch
+    return scratch, ours / "series"
 
 
 def _reports_only(settings: Settings, engines: Engines, begin: float) -> AppResult:

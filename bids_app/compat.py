@@ -42,31 +42,16 @@ FOREIGN: Final = (
     Foreign(("--use-plugin", "--nipype-plugin-file"), 1, "--nprocs says how many processes run"),
     Foreign(("--low-mem",), 0, "series are always read in blocks of volumes"),
     Foreign(("--resource-monitor",), 0, "time and peak memory are always recorded"),
-    Foreign(("--ignore",), "+", "field maps and slice timing are not used in this version"),
     Foreign(("--bids-database-dir",), 1, "only the requested participants are indexed, in memory"),
     Foreign(("--write-graph",), 0, "the steps and their times stand in OUTPUT_DIR/prov"),
     Foreign(("--md-only-boilerplate",), 0, "the methods are written as Markdown"),
     Foreign(("--cifti-output",), "?", "surfaces and CIFTI are not made", refused=True),
     Foreign(("--msm", "--no-msm"), 0, "surfaces are not made", refused=True),
-    Foreign(("--use-syn-sdc",), "?", "distortion is not corrected in this version", refused=True),
-    Foreign(
-        ("--fmap-bspline", "--fmap-no-demean"),
-        0,
-        "distortion is not corrected in this version",
-        refused=True,
-    ),
-    Foreign(
-        ("--slice-time-ref",), 1, "slice timing is not corrected in this version", refused=True
-    ),
-    Foreign(("--force",), "+", "there is nothing to force in this version", refused=True),
-    Foreign(("--level",), 1, "everything is always written", refused=True),
+    Foreign(("--fmap-bspline",), 0, "fields are always fitted by B-splines"),
+    Foreign(("--fmap-no-demean",), 0, "a field is taken as it is estimated", refused=True),
+    Foreign(("--force",), "+", "what is used is decided by measured verdicts", refused=True),
     Foreign(("--output-layout",), 1, "outputs are always laid out as BIDS", refused=True),
-    Foreign(("--anat-only",), 0, "embeddings need a BOLD series", refused=True),
     Foreign(("--boilerplate-only",), 0, "methods are written with the results", refused=True),
-    Foreign(
-        ("--bold2anat-init", "--bold2t1w-init"), 1, "the start is always the same", refused=True
-    ),
-    Foreign(("--return-all-components",), 0, "components up to half of the variance", refused=True),
     Foreign(("--sloppy",), 0, "there is no low-quality mode", refused=True),
-    Foreign(("--me-output-echos",), 0, "echoes are not combined in this version", refused=True),
+    Foreign(("--me-output-echos",), 0, "echoes are combined, not written one by one", refused=True),
 )

@@ -6,31 +6,36 @@ dataset, and a run that cannot be used is kept with its error while the others g
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neurostorm_app.bids_app.entities import matches, parse_name, read_filters
+from neurostorm_app.bids_app.acquisitions import build_run, sort_files
+from neurostorm_app.bids_app.entities import read_filters
 from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.fieldmaps import SUFFIXES
+from neurostorm_app.bids_app.given import find_anatomy, find_fit, find_root
 from neurostorm_app.bids_app.precomputed import find_precomputed
 from neurostorm_app.bids_app.values import LABEL, closest
-from neurostorm_app.errors import AppError, BidsError, DataError, NoInputError, NothingSelectedError
-from neurostorm_app.pipelines.header import check_present, check_tr, read_series_header
-from neurostorm_app.pipelines.stage import Run
+from neurostorm_app.errors import AppError, BidsError, NoInputError, NothingSelectedError
+from neurostorm_app.pipelines.header import check_present
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from neurostorm_app.bids_app.acquisitions import Files
+    from neurostorm_app.bids_app.given import Given
     from neurostorm_app.bids_app.precomputed import Precomputed
     from neurostorm_app.bids_app.settings import Settings
+    from neurostorm_app.pipelines.stage import Run
 
-__all__ = ["Found", "Participant", "find_runs", "list_participants", "read_sidecar"]
+__all__ = ["Found", "Participant", "find_runs", "list_participants"]
 
 ALWAYS_IGNORED: Final = ("code", "derivatives", "sourcedata", "stimuli", "models")
-SIDECAR_MAX: Final = 2**24
+WANTED: Final = ("T1w", "bold", "sbref", *SUFFIXES)
+"""Suffixes of the images that are looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +53,18 @@ class Participant:
         Runs to preprocess.
     precomputed : tuple of Precomputed
         Runs whose preprocessed series was found in a derivative.
+    anat : Given or None
+        Anatomy that was found in a derivative.
+    fits : mapping of str to Given
+        What a derivative holds of the estimates of raw runs, by the name of the run.
     """
 
     label: str
     t1w: tuple[Path, ...]
     raw: tuple[Run, ...]
     precomputed: tuple[Precomputed, ...]
+    anat: Given | None = None
+    fits: Mapping[str, Given] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -94,7 +105,7 @@ def find_runs(settings: Settings) -> Found:
     """
     root, selection = settings.bids_dir, settings.selection
     check_dataset(root, skip=settings.execution.skip_bids_validation)
-    trees = settings.science.derivatives
+    trees = {name: find_root(tree) for name, tree in settings.science.derivatives.items()}
     filters = read_filters(selection)
     here = set(list_participants(root)).union(*(list_participants(t) for t in trees.values()))
     wanted = selection.participant_label or tuple(sorted(here))
@@ -105,8 +116,7 @@ def find_runs(settings: Settings) -> Found:
     labels = [label for label in wanted if label in here]
     files = _index(root, labels) if labels else {}
     for label in labels:
-        given = find_precomputed(trees, label, settings.science.space, filters["bold"])
-        _add_participant(found, label, files.get(label, ()), root, given, filters)
+        _add_participant(found, label, files.get(label, ()), settings, trees, filters)
     if not found.participants and all(
         isinstance(error, NothingSelectedError) for error in found.failed.values()
     ):
@@ -141,7 +151,7 @@ def _index(root: Path, labels: Sequence[str]) -> dict[str, list[Path]]:
     layout = BIDSLayout(root, validate=False, indexer=indexer)
     files: dict[str, list[Path]] = {label: [] for label in labels}
     for label in labels:
-        query = {"subject": label, "suffix": ["bold", "T1w"], "extension": [".nii", ".nii.gz"]}
+        query = {"subject": label, "suffix": list(WANTED), "extension": [".nii", ".nii.gz"]}
         files[label] = sorted(Path(name) for name in layout.get(return_type="filename", **query))
     return files
 
@@ -150,130 +160,69 @@ def _add_participant(
     found: Found,
     label: str,
     files: Iterable[Path],
-    root: Path,
-    given: Mapping[str, Precomputed | AppError],
+    settings: Settings,
+    trees: Mapping[str, Path],
     filters: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    t1w, bold = _sort_files(found, files, filters)
-    usable = dict(given)
-    names = {name for name in bold if name not in usable}
+    """Add a participant with what is usable of it; what is not is kept with its error."""
+    root, science = settings.bids_dir, settings.science
+    images = sort_files(files, filters)
+    found.failed |= images.wrong
+    if settings.selection.anat_only:
+        _add_anatomy(found, label, images)
+        return
+    given = find_precomputed(trees, label, science.spaces, filters["bold"])
+    anat, why = find_anatomy(trees, label, science.spaces)
+    groups = images.fieldmaps(root)
     raw: list[Run] = []
-    for name in sorted(names):
+    fits: dict[str, Given] = {}
+    for name in sorted(set(images.bold) - set(given)):
         try:
-            raw.append(_build_run(name, label, bold, root=root, t1w=t1w))
+            if anat is None:
+                for image in images.t1w:
+                    check_present(image)
+            has_t1w = bool(images.t1w) or anat is not None
+            run = build_run(
+                name, images, root=root, science=science, groups=groups, has_t1w=has_t1w
+            )
+            fit, notes = find_fit(trees, name, anat, why, science.spaces)
+            raw.append(replace(run, notes=(*run.notes, *notes)))
+            if fit is not None:
+                fits[name] = fit
         except (AppError, OSError) as error:
             found.failed[name] = as_app_error(error)
-    for name, item in usable.items():
+    for name, item in given.items():
         if isinstance(item, AppError):
             found.failed[name] = item
-    ready = tuple(item for item in usable.values() if not isinstance(item, AppError))
+    ready = tuple(item for item in given.values() if not isinstance(item, AppError))
     if raw or ready:
+        participant = Participant(
+            label=label,
+            t1w=tuple(images.t1w),
+            raw=tuple(raw),
+            precomputed=ready,
+            anat=anat,
+            fits=fits,
+        )
+        found.participants.append(participant)
+
+
+def _add_anatomy(found: Found, label: str, images: Files) -> None:
+    """Add a participant of whom only the anatomy is wanted."""
+    name = f"sub-{label}"
+    try:
+        for image in images.t1w:
+            check_present(image)
+        if not images.t1w:
+            raise NoInputError(
+                f"{name} has no T1w image, and only the anatomy is asked for",
+                fix="add the T1w image, or leave --anat-only out",
+            )
         found.participants.append(
-            Participant(label=label, t1w=tuple(t1w), raw=tuple(raw), precomputed=ready)
+            Participant(label=label, t1w=tuple(images.t1w), raw=(), precomputed=())
         )
-
-
-def _sort_files(
-    found: Found, files: Iterable[Path], filters: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[Path], dict[str, Path]]:
-    """Divide a participant's files into T1w images and BOLD series by name, and filter them."""
-    t1w: list[Path] = []
-    bold: dict[str, Path] = {}
-    for path in files:
-        try:
-            entities = parse_name(path)
-        except DataError as error:
-            found.failed[path.name.partition(".")[0].removesuffix("_bold")] = error
-            continue
-        if entities["suffix"] == "T1w" and matches(entities, filters["t1w"]):
-            t1w.append(path)
-        if entities["suffix"] != "bold" or entities.get("part", "mag") != "mag":
-            continue
-        if matches(entities, filters["bold"]):
-            bold[path.name.partition(".")[0].removesuffix("_bold")] = path
-    return t1w, bold
-
-
-def _build_run(
-    name: str, participant: str, bold: Mapping[str, Path], *, root: Path, t1w: Sequence[Path]
-) -> Run:
-    path = bold[name]
-    echoes = [other for other in bold if _without_echo(other) == _without_echo(name)]
-    if len(echoes) > 1:
-        raise DataError(
-            f"{name} is one of {len(echoes)} echoes; echoes are not combined in this version",
-            fix='choose one with --bids-filter-file, such as {"bold": {"echo": "2"}}, or give '
-            "the combined series with --derivatives",
-        )
-    header = read_series_header(path)
-    if not t1w:
-        raise NoInputError(
-            f"{path.name} has no T1w image beside it; raw series are brought to standard space "
-            f"through the T1w image of sub-{participant}",
-            fix="add the T1w image, or give preprocessed series with --derivatives",
-        )
-    for image in t1w:
-        check_present(image)
-    metadata = read_sidecar(path, root)
-    tr = check_tr(metadata.get("RepetitionTime"), path)
-    if header.tr is not None and abs(header.tr - tr) > 0.01 * tr:
-        raise DataError(
-            f"{path}: RepetitionTime is {tr:g} s in the sidecar and {header.tr:g} s in the header",
-            fix="find out which is true and correct the other",
-        )
-    return Run(name=name, participant=participant, bold=path, tr=tr, metadata=metadata)
-
-
-def _without_echo(name: str) -> str:
-    return re.sub(r"_echo-[0-9]+", "", name)
-
-
-def read_sidecar(path: Path, root: Path) -> dict[str, Any]:
-    """Read the metadata of a file with BIDS inheritance: the nearer file wins.
-
-    Raises
-    ------
-    DataError
-        If a sidecar is not a JSON object.
-    """
-    entities = parse_name(path)
-    folders = [folder for folder in (path, *path.parents) if folder.is_relative_to(root)][1:]
-    metadata: dict[str, Any] = {}
-    for folder in reversed(folders):
-        candidates = sorted(folder.glob(f"*{entities['suffix']}.json"), key=lambda p: len(p.name))
-        for candidate in candidates:
-            if _applies(candidate, entities):
-                metadata |= _read_object(candidate)
-    return metadata
-
-
-def _applies(sidecar: Path, entities: Mapping[str, str]) -> bool:
-    if sidecar.name.startswith("."):
-        return False
-    stem = sidecar.name.partition(".")[0]
-    if stem == entities["suffix"]:
-        return True
-    try:
-        of = parse_name(sidecar)
-    except DataError:
-        return False
-    return of.items() <= entities.items()
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > SIDECAR_MAX:
-            raise DataError(f"{path} is larger than 16 MiB", fix="a sidecar holds a few lines")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not JSON: {error}", fix="repair the file") from error
-    if not isinstance(content, dict):
-        raise DataError(
-            f"{path} holds a {type(content).__name__}; expected a JSON object", fix="repair it"
-        )
-    return content
+    except (AppError, OSError) as error:
+        found.failed[name] = as_app_error(error)
 
 
 def _unknown_participant(label: str, here: set[str], root: Path) -> NothingSelectedError:

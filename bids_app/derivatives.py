@@ -31,15 +31,16 @@ __all__ = [
     "copy_aside",
     "derivative_path",
     "embedding_table",
+    "move_aside",
     "read_embedding",
     "write_bytes",
     "write_json",
     "write_text",
 ]
 
-ORDER: Final = ("from", "to", "mode", "space", "atlas", "res", "label", "desc")
+ORDER: Final = ("from", "to", "mode", "space", "atlas", "res", "label", "fmapid", "desc")
 NAME: Final = re.compile(r"sub-[0-9A-Za-z+]+(?:_[a-z]+-[0-9A-Za-z+]+)*")
-DATATYPES: Final = frozenset({"anat", "func"})
+DATATYPES: Final = frozenset({"anat", "fmap", "func"})
 BLOCK: Final = 2**20
 
 
@@ -61,7 +62,7 @@ def derivative_path(
     name : str
         Entities of the source, such as ``sub-01_ses-1_task-rest``.
     datatype : str
-        ``anat`` or ``func``.
+        ``anat``, ``func`` or ``fmap``.
     suffix, extension : str
         Such as ``bold`` and ``.nii.gz``.
     entities : mapping
@@ -146,11 +147,7 @@ def check_output_dir(
 def _aside(path: Path, root: Path | None) -> Iterator[BinaryIO]:
     """Open a file beside `path` that takes its name when all is written and synced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
-        raise CannotCreateError(
-            f"{path} would leave the output folder {root}",
-            fix="remove the link that leads out of the output folder",
-        )
+    _check_inside(path, root)
     handle, aside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -163,11 +160,23 @@ def _aside(path: Path, root: Path | None) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside)  # noqa: PTH108
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _check_inside(path: Path, root: Path | None) -> None:
+    if root is not None and not path.parent.resolve().is_relative_to(root.resolve()):
+        raise CannotCreateError(
+            f"{path} would leave the output folder {root}",
+            fix="remove the link that leads out of the output folder",
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def _umask() -> int:
@@ -201,6 +210,23 @@ def copy_aside(source: Path, path: Path, *, root: Path | None = None) -> str:
             digest.update(block)
             file.write(block)
     return digest.hexdigest()
+
+
+def move_aside(source: Path, path: Path, *, root: Path | None = None) -> str:
+    """Move a file to its place at once and return its SHA-256; across disks it is copied."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_dev != path.parent.stat().st_dev:
+        sha256 = copy_aside(source, path, root=root)
+        source.unlink()
+        return sha256
+    _check_inside(path, root)
+    with source.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        os.fsync(file.fileno())
+    source.chmod(0o666 & ~_umask())
+    source.replace(path)
+    _sync_folder(path.parent)
+    return sha256
 
 
 def embedding_table(

@@ -28,22 +28,42 @@ prov
 *_boldref.*
 *_timeseries.*
 *_relmat.*
+*_fmapid-*
+*_T2starmap.*
 *_embedding.*
 *_prediction.*
+*_outliers.*
+*_stat-*
 """
 README: Final = f"""# Embeddings of fMRI runs
 
 Made by {APP}. What is here:
 
-- `sub-*/anat`, `sub-*/func`: preprocessed images under the names of fMRIPrep.
+- `sub-*/anat`, `sub-*/fmap`, `sub-*/func`: preprocessed images under the names of fMRIPrep.
 - `*_desc-<model>Windows_embedding.tsv`: one row a window, `*_desc-<model>_embedding.tsv`: one row,
   the run. The sidecar says which weights made it, from what, and whether the series was what the
   model expects.
+- `*_desc-denoised_bold.nii.gz`, `*_stat-*`, `*_outliers.tsv`: series without noise, of parcels
+  too, if asked for.
 - `retrieval/`: all runs of a model in one table and one index (group level).
 - `sub-*.html`, `group.html`: reports. `logs/`: one JSON a run and the logs. `prov/`: what was made
   from what.
 
 {PRIVACY}
+"""
+DESCRIPTIONS: Final = """desc_id	description
+desc-boldref	field in Hz on the grid of the BOLD reference
+desc-brain	brain mask
+desc-coeff	coefficients of the B-splines of a field
+desc-confounds	series that explain noise, one row a volume
+desc-coreg	reference for the registration with the T1w image, or that registration
+desc-denoised	noise taken off; a strategy's name behind it where there are several
+desc-denoisedSmoothed	noise taken off, then smoothed
+desc-epi	EPI that belongs to a field map, its distortion taken off
+desc-fmap	place of a field map
+desc-hmc	reference of head motion, or that motion
+desc-magnitude	magnitude image that belongs to a field map
+desc-preproc	preprocessed
 """
 
 
@@ -117,7 +137,8 @@ def describe_output(root: Path, datasets: Mapping[str, Path]) -> None:
     }
     if description != old:
         write_json(root / "dataset_description.json", description)
-    for name, text in ((".bidsignore", IGNORED), ("README.md", README)):
+    texts = {".bidsignore": IGNORED, "README.md": README, "descriptions.tsv": DESCRIPTIONS}
+    for name, text in texts.items():
         path = root / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)

@@ -40,14 +40,15 @@ log = logging.getLogger(__name__)
 
 
 def embed_runs(
-    makers: Mapping[str, Callable[[], Ready]], progress: Mapping[str, Progress], call: Call
+    makers: Mapping[str, Callable[[str], Ready]], progress: Mapping[str, Progress], call: Call
 ) -> None:
     """Embed runs with each model, where that is not done yet.
 
     Parameters
     ----------
     makers : mapping of str to callable
-        By the name of a run: makes it ready. Called when its turn has come, in another thread.
+        By the name of a run: makes it ready for models of a space. Called when its turn has come,
+        in another thread.
     progress : mapping of str to Progress
         Is told what came of each run.
     call : Call
@@ -64,21 +65,21 @@ def embed_runs(
 
 @dataclass(slots=True)
 class _Task:
-    """A run that is made ready once, for all models."""
+    """A run that is made ready once for all models of a space."""
 
     progress: Progress
-    make: Callable[[], Ready]
+    make: Callable[[str], Ready]
     failed: bool = False
-    made: list[Ready] = field(default_factory=list)
+    made: dict[str, Ready] = field(default_factory=dict)
 
-    def ready(self) -> Ready | None:
+    def ready(self, space: str) -> Ready | None:
         """Make the run ready, or remember that it cannot be."""
-        if not self.made and not self.failed:
+        if space not in self.made and not self.failed:
             self.failed = True
             with contained(self.progress):
-                self.made.append(self.make())
+                self.made[space] = self.make(space)
                 self.failed = False
-        return self.made[0] if self.made else None
+        return self.made.get(space)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ def _find_missing(
 ) -> Iterator[StandardSeries]:
     """Yield the series that lack a result, and note them; take the results of the others."""
     for task in tasks:
-        ready = task.ready()
+        ready = task.ready(files.card.contract.space)
         if ready is None:
             continue
         progress = task.progress

@@ -9,21 +9,22 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from neurostorm_app.pipelines.inputs import InputFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from neurostorm_app.bids_app.settings import Science, Settings
     from neurostorm_app.errors import AppError
     from neurostorm_app.models.card import Card
     from neurostorm_app.pipelines.embed import RunEmbedding
+    from neurostorm_app.pipelines.preprocess.workflow import Options
     from neurostorm_app.pipelines.resources import Plan
-    from neurostorm_app.pipelines.stage import Run, StandardSeries
+    from neurostorm_app.pipelines.stage import OutputSpace, Run, StandardSeries
 
-__all__ = ["Engines", "ModelFiles", "Preprocessed", "real_engines"]
+__all__ = ["Engines", "ModelFiles", "Preprocessed", "Wanted", "real_engines"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +43,41 @@ class ModelFiles(InputFiles):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What of a participant is to be preprocessed, and what is there already.
+
+    Parameters
+    ----------
+    t1w : tuple of Path
+        T1w images; not looked at where `anat` is given.
+    runs : tuple of Run
+        Runs in which something is missing.
+    spaces : tuple of OutputSpace
+        Those in which something is missing.
+    level : {'minimal', 'resampling', 'full'}
+        Up to where.
+    anat : mapping or None
+        Anatomy that is there, by role. What it lacks of the spaces is made from it.
+    fits : mapping
+        By the name of a run, its files that are there, by role: its estimates, and further ones.
+    """
+
+    t1w: tuple[Path, ...]
+    runs: tuple[Run, ...]
+    spaces: tuple[OutputSpace, ...]
+    level: Literal["minimal", "resampling", "full"]
+    anat: Mapping[str, Path] | None = None
+    fits: Mapping[str, Mapping[str, Path]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessed:
     """Files that the preprocessing of a participant made, by role.
 
     Parameters
     ----------
     anat : mapping
-        Of the participant; as given if it was given.
+        Of the participant; what was given among it.
     bold : mapping
         Of each run that succeeded.
     failed : mapping
@@ -73,16 +102,9 @@ class Preprocess(Protocol):
     """Preprocess the runs of one participant."""
 
     def __call__(
-        self,
-        t1w: Sequence[Path],
-        runs: Sequence[Run],
-        *,
-        work_dir: Path,
-        science: Science,
-        plan: Plan,
-        anat: Mapping[str, Path] | None,
+        self, wanted: Wanted, *, work_dir: Path, series_dir: Path, settings: Settings, plan: Plan
     ) -> Preprocessed:
-        """Make the files of `anat` (unless given) and of each run in `work_dir`."""
+        """Make what is wanted in `work_dir`, and series in `series_dir`."""
         ...
 
 
@@ -131,44 +153,51 @@ def real_engines() -> Engines:
 
 
 def _preprocess(
-    t1w: Sequence[Path],
-    runs: Sequence[Run],
-    *,
-    work_dir: Path,
-    science: Science,
-    plan: Plan,
-    anat: Mapping[str, Path] | None,
+    wanted: Wanted, *, work_dir: Path, series_dir: Path, settings: Settings, plan: Plan
 ) -> Preprocessed:
-    from neurostorm_app.pipelines.preprocess.workflow import (
-        AnatFiles,
-        Options,
-        preprocess_participant,
-    )
+    from neurostorm_app.pipelines.preprocess.workflow import preprocess_participant
+    from neurostorm_app.pipelines.resources import find_device
 
-    space, res = science.space
     done = preprocess_participant(
-        t1w,
-        runs,
+        wanted.t1w,
+        wanted.runs,
         work_dir=work_dir,
-        options=Options(
-            space=space,
-            res=res,
-            dummy_scans=science.dummy_scans,
-            bold2anat_dof=science.bold2anat_dof,
-            fd_threshold=science.fd_spike_threshold,
-            dvars_threshold=science.dvars_spike_threshold,
-            seed=science.random_seed,
-        ),
+        series_dir=series_dir,
+        options=_options(settings.science, wanted, find_device(settings.execution.device)),
         n_procs=plan.n_procs,
-        anat=AnatFiles(**anat) if anat else None,
+        anat=wanted.anat,
+        fits=wanted.fits,
     )
     return Preprocessed(
-        anat=_paths(done.anat) if done.anat else {},
-        bold={name: _paths(files) for name, files in done.bold.items()},
+        anat=done.anat or {},
+        bold=done.bold,
         failed=done.failed,
         methods=done.methods,
         timings=done.timings,
         peak_memory=round(max(done.peak_mib.values(), default=0) * 2**20),
+    )
+
+
+def _options(science: Science, wanted: Wanted, device: str) -> Options:
+    """Bring the settings to what the preprocessing takes."""
+    from neurostorm_app.pipelines.preprocess.workflow import Options
+
+    return Options(
+        spaces=wanted.spaces,
+        level=wanted.level,
+        dummy_scans=science.dummy_scans,
+        slice_time_ref=science.slice_time_ref,
+        ignore=frozenset(science.ignore),
+        bold2anat_dof=science.bold2anat_dof,
+        bold2anat_init=science.bold2anat_init,
+        use_syn_sdc=science.use_syn_sdc,
+        fallback_total_readout_time=science.fallback_total_readout_time,
+        fd_threshold=science.fd_spike_threshold,
+        dvars_threshold=science.dvars_spike_threshold,
+        return_all_components=science.return_all_components,
+        t2s_fit=science.me_t2s_fit_method,
+        seed=science.random_seed,
+        device=device,
     )
 
 

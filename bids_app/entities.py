@@ -102,7 +102,8 @@ def read_filters(selection: Selection) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict
-        Filters of ``bold`` and of ``t1w`` files. Labels given as options hold for BOLD files;
+        Filters of ``bold``, ``t1w``, ``sbref`` and ``fmap`` files. Labels given as options hold
+        for BOLD files;
         a file without the entity goes out only where the option names a session or a task.
 
     Raises
@@ -126,7 +127,8 @@ def read_filters(selection: Selection) -> dict[str, dict[str, Any]]:
         if labels:
             # BIDS Apps 2.0: a file that lacks the run entity stays selected.
             bold[key] = [*labels, None] if key == "run" else list(labels)
-    return {"bold": bold, "t1w": dict(queries.get("t1w", {}))}
+    others = {name: dict(queries.get(name, {})) for name in ("t1w", "sbref", "fmap")}
+    return {"bold": bold, **others}
 
 
 def _read_filter_file(path: Path | None) -> dict[str, dict[str, Any]]:

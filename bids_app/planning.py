@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from neurostorm_app.bids_app.pieces_anat import anat_pieces
+from neurostorm_app.bids_app.pieces_run import run_pieces
 from neurostorm_app.bids_app.units import (
-    anat_unit,
-    bold_unit,
+    choose_space,
     embedding_unit,
     ready_from_precomputed,
     ready_from_raw,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from neurostorm_app.bids_app.dataset import Found, Participant
+    from neurostorm_app.bids_app.pieces import RunPieces
     from neurostorm_app.bids_app.units import Call, Ready
     from neurostorm_app.pipelines.resources import Resources
 
@@ -55,29 +57,48 @@ def describe_plan(found: Found, call: Call, resources: Resources) -> Iterator[st
 
 
 def _describe_participant(participant: Participant, call: Call) -> Iterator[str]:
-    anat = anat_unit(participant.label, participant.t1w, call) if participant.raw else None
+    label = participant.label
+    anat = anat_pieces(participant, call)
+    if call.settings.selection.anat_only:
+        held = anat is not None and all(piece.held(call) for piece in anat.all)
+        yield f"sub-{label}: " + ("anatomy: nothing to do" if held else "make the anatomy")
     for run in participant.raw:
-        if anat is None:
+        pieces = run_pieces(run, anat, participant.fits.get(run.name), call)
+        models = _models_of_raw(pieces, call)
+        if all(piece.held(call) for piece in pieces.all):
+            yield f"{run.name}: preprocessed{models}"
             continue
-        unit = bold_unit(run, anat, call)
-        if call.ledger.holds(unit):
-            yield f"{run.name}: preprocessed; {_embeddings(ready_from_raw(run, unit, call), call)}"
-        else:
-            anatomy = "reused" if call.ledger.holds(anat) else f"from {len(participant.t1w)} T1w"
-            yield f"{run.name}: preprocess (anatomy {anatomy}); {_all_models(call)}"
+        held = anat is not None and anat.native.held(call)
+        anatomy = "reused" if held else f"from {len(participant.t1w)} T1w"
+        known = ", estimates reused" if all(p.held(call) for p in pieces.estimates) else ""
+        yield f"{run.name}: preprocess (anatomy {anatomy}{known}){models}"
+        yield from (f"{run.name}: note: {note}" for note in run.notes)
     for item in participant.precomputed:
-        words = _embeddings(ready_from_precomputed(item, call), call)
-        yield f"{item.name}: series from {item.tree} ({item.series.space}); {words}"
+        ready = ready_from_precomputed(item, call)
+        words = _embeddings({files.card.name: ready for files in call.models}, call)
+        yield f"{item.name}: series from {item.tree} ({item.series.space}){words}"
 
 
-def _all_models(call: Call) -> str:
-    return "embed with " + ", ".join(files.card.name for files in call.models)
+def _models_of_raw(pieces: RunPieces, call: Call) -> str:
+    """Say which models would run on a run that is preprocessed here."""
+    science = call.settings.science
+    if not (call.models and science.has_standard):
+        return "; no model"
+    if not all(piece.held(call) for piece in pieces.all):
+        return "; embed with " + ", ".join(files.card.name for files in call.models)
+    ready = {}
+    for files in call.models:
+        space = choose_space(science.spaces, files.card.contract.space)
+        ready[files.card.name] = ready_from_raw(pieces, space, call)
+    return _embeddings(ready, call)
 
 
-def _embeddings(ready: Ready, call: Call) -> str:
+def _embeddings(ready: Mapping[str, Ready], call: Call) -> str:
+    if not call.models:
+        return "; no model"
     names = [
         files.card.name
         for files in call.models
-        if not call.ledger.holds(embedding_unit(ready, files, call))
+        if not call.ledger.holds(embedding_unit(ready[files.card.name], files, call))
     ]
-    return f"embed with {', '.join(names)}" if names else "embedded: nothing to do"
+    return f"; embed with {', '.join(names)}" if names else "; embedded: nothing to do"

@@ -17,8 +17,10 @@ from neurostorm_app.pipelines.header import check_tr, read_series_header
 from neurostorm_app.pipelines.stage import StandardSeries
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from neurostorm_app.pipelines.stage import OutputSpace
 
 __all__ = ["Precomputed", "find_precomputed"]
 
@@ -58,7 +60,7 @@ class Precomputed:
 def find_precomputed(
     trees: Mapping[str, Path],
     participant: str,
-    space: tuple[str, str],
+    spaces: Sequence[OutputSpace],
     filters: Mapping[str, Any],
 ) -> dict[str, Precomputed | AppError]:
     """Find the best preprocessed series of each run of a participant.
@@ -69,8 +71,8 @@ def find_precomputed(
         Folders by name; the first that has a run wins.
     participant : str
         Without ``sub-``.
-    space : tuple of str
-        The space that is preferred, and its resolution index.
+    spaces : sequence of OutputSpace
+        Spaces that are preferred, the first most.
     filters : mapping
         Entity filters of BOLD files.
 
@@ -79,13 +81,14 @@ def find_precomputed(
     dict
         By the name of the run; an error where its files cannot be used.
     """
-    spaces = [space[0], *(other for other in SPACES if other != space[0])]
+    asked = [space.name for space in spaces if space.name in SPACES]
+    preferred = list(dict.fromkeys([*asked, *SPACES]))
     found: dict[str, Precomputed | AppError] = {}
     for tree, root in trees.items():
         for name, paths in _series_by_run(root, participant, filters).items():
             if name in found:
                 continue
-            best = min(paths, key=lambda path: _rank(parse_name(path), spaces))
+            best = min(paths, key=lambda path: _rank(parse_name(path), preferred))
             try:
                 found[name] = _build(name, best, tree=tree, root=root)
             except (AppError, OSError) as error:

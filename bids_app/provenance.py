@@ -34,6 +34,9 @@ PACKAGES: Final = (
     "niworkflows",
     "numba",
     "numpy",
+    "pandas",
+    "scikit-image",
+    "scikit-learn",
     "scipy",
     "SimpleITK",
     "torch",
@@ -81,7 +84,7 @@ class Unit:
     name : str
         File name of its record without extension; unique in the output folder.
     kind : str
-        ``anat``, ``bold``, ``embedding``, ``report`` or ``group``.
+        ``anat``, ``bold``, ``denoised``, ``embedding``, ``report``, ``group``, and the like.
     about : mapping
         Participant, run and model, where they apply.
     settings : mapping

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from neurostorm_app.bids_app.failures import as_app_error, worst
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from neurostorm_app.errors import AppError, ExitCode
@@ -56,6 +56,9 @@ class RunResult:
         Files in the output folder, made or taken.
     models : tuple of str
         Models that the run is embedded with.
+    quality : mapping or None
+        What the preprocessing thinks of the run: ``verdict`` (pass, look or fail) and reasons. It
+        changes neither status nor exit code.
     """
 
     name: str
@@ -64,6 +67,7 @@ class RunResult:
     stages: tuple[StageTime, ...] = ()
     outputs: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
+    quality: Mapping[str, Any] | None = None
 
     @property
     def exit_code(self) -> ExitCode:
@@ -85,6 +89,7 @@ class RunResult:
             "stages": [{"name": s.name, "seconds": round(s.seconds, 2)} for s in self.stages],
             "outputs": list(self.outputs),
             "models": list(self.models),
+            "quality": None if self.quality is None else dict(self.quality),
         }
 
 
@@ -103,6 +108,7 @@ class Progress:
     stages: list[StageTime] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    quality: Mapping[str, Any] | None = None
 
     def result(self) -> RunResult:
         """Close the run."""
@@ -114,6 +120,7 @@ class Progress:
             stages=tuple(self.stages),
             outputs=tuple(dict.fromkeys(self.outputs)),
             models=tuple(self.models),
+            quality=self.quality,
         )
 
 
@@ -162,12 +169,23 @@ class AppResult:
                 told = ", ".join(f"{n} {status}" for status, n in counts.items())
                 runs = "1 run" if len(self.runs) == 1 else f"{len(self.runs)} runs"
                 lines.append(f"{runs}: {told}, in {self.seconds:.1f} s")
+        lines += self._quality()
         for run in self.runs:
             for error in run.errors:
                 lines.append(f"failed: {run.name}: {error.what} [exit code {int(error.exit_code)}]")
                 lines.append(f"  what to do: {error.fix}")
         lines += [f"see {path}" for path in self.paths]
         return "\n".join(lines)
+
+    def _quality(self) -> list[str]:
+        """Say which runs are to be looked at, as far as it was judged."""
+        verdicts = {run.name: run.quality["verdict"] for run in self.runs if run.quality}
+        if not verdicts:
+            return []
+        counts = {word: list(verdicts.values()).count(word) for word in ("pass", "look", "fail")}
+        told = ", ".join(f"{n} {word}" for word, n in counts.items())
+        bad = [name for name, word in verdicts.items() if word == "fail"]
+        return [f"quality: {told}" + (f" ({', '.join(bad)})" if bad else "")]
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_phantom(verbs)
     _add_query(verbs)
+    _add_check_compat(verbs)
     add_weights(_verb(verbs, "weights", call_weights, "find, fetch and check weights and atlases"))
     about = "measure how the parcels of a cohort are spread, for models that scale by it"
     add_statistics(_verb(verbs, "statistics", call_statistics, about))
@@ -49,12 +50,24 @@ def _verb(verbs: Any, name: str, call: Callable[[argparse.Namespace], None], abo
 def _add_phantom(verbs: Any) -> None:
     verb = _verb(verbs, "phantom", _phantom, "make a BIDS dataset whose truth is known")
     verb.add_argument("out", type=Path, metavar="OUT", help="folder of the dataset")
-    verb.add_argument("--participants", type=int, default=4, metavar="N", help="people")
-    verb.add_argument("--runs", type=int, default=2, metavar="N", help="runs of each")
-    verb.add_argument("--volumes", type=int, metavar="N", help="volumes of a run, one each 2 s")
-    verb.add_argument("--seed", type=int, default=1, metavar="N", help="the same, the same files")
-    verb.add_argument("--scale", choices=("full", "tiny"), default="full", help="tiny: for tests")
-    verb.add_argument("--distortion", action="store_true", help="uneven field, and a pair")
+    asked = verb.add_argument_group("what is asked", argument_default=argparse.SUPPRESS)
+    asked.add_argument("--participants", type=int, metavar="N", help="people; default 4")
+    asked.add_argument("--runs", type=int, metavar="N", help="runs of each; default 2")
+    asked.add_argument(
+        "--volumes", type=int, dest="n_volumes", metavar="N", help="volumes of a run, one each 2 s"
+    )
+    asked.add_argument("--seed", type=int, metavar="N", help="the same, the same files; default 1")
+    asked.add_argument("--scale", choices=("full", "tiny"), help="tiny: for tests")
+    kinds = ("none", "pepolar", "phasediff", "phases", "direct")
+    asked.add_argument("--fieldmap", choices=kinds, help="uneven field, and scans that show it")
+    asked.add_argument("--field", type=float, metavar="X", help="factor of the unevenness")
+    asked.add_argument("--echoes", type=int, metavar="N", help="echoes of each series")
+    asked.add_argument("--motion", type=float, metavar="MM", help="largest displacement")
+    asked.add_argument("--t1w", type=int, metavar="N", help="T1w images of each")
+    asked.add_argument("--sbref", action="store_true", help="single-band references")
+    asked.add_argument("--activation", type=float, metavar="X", help="factor of the networks")
+    asked.add_argument("--drift", type=float, metavar="X", help="factor of the slow drifts")
+    asked.add_argument("--spikes", type=int, metavar="N", help="volumes with slices that are off")
     verb.add_argument("--truth", type=Path, metavar="DIR", help="default: OUT-truth")
 
 
@@ -63,16 +76,8 @@ def _phantom(asked: argparse.Namespace) -> None:
     from neurostorm_app.pipelines.phantom import make_phantom
 
     to_terminal(0)
-    truth = make_phantom(
-        asked.out,
-        participants=asked.participants,
-        runs=asked.runs,
-        seed=asked.seed,
-        n_volumes=asked.volumes,
-        scale=asked.scale,
-        distortion=asked.distortion,
-        truth=asked.truth,
-    )
+    options = {n: v for n, v in vars(asked).items() if n not in {"verb", "call", "out", "truth"}}
+    truth = make_phantom(asked.out, truth=asked.truth, **options)
     print(f"dataset: {asked.out}\ntruth: {truth.root}")
 
 
@@ -101,6 +106,28 @@ def _query(asked: argparse.Namespace) -> None:
     print(f"nearest to {asked.like} by {label}:")
     for rank, match in enumerate(matches, start=1):
         print(f"{rank:3d}  {match.similarity:+.3f}  {match.run}")
+
+
+def _add_check_compat(verbs: Any) -> None:
+    about = "say which tools can go on from a derivative, and what is missing for each"
+    verb = _verb(verbs, "check-compat", _check_compat, about)
+    verb.add_argument("folder", type=Path, metavar="DIR", help="with the sub- folders in it")
+    verb.add_argument("--participant-label", nargs="+", default=(), metavar="LABEL")
+    help_text = "end with an error unless these tiers hold, such as ABE"
+    verb.add_argument("--require", default="", metavar="TIERS", help=help_text)
+
+
+def _check_compat(asked: argparse.Namespace) -> None:
+    from neurostorm_app.bids_app.tiers import check_tiers, require_tiers
+
+    require_tiers((), asked.require)
+    labels = [label.removeprefix("sub-") for label in asked.participant_label]
+    tiers = check_tiers(asked.folder.resolve(), labels)
+    for tier in tiers:
+        print(f"{tier.letter}  {tier.who}: {'no' if tier.missing else 'yes'}")
+        for path in tier.missing:
+            print(f"     missing: {path}")
+    require_tiers(tiers, asked.require)
 
 
 def _add_train(verbs: Any) -> None:

@@ -96,8 +96,10 @@ def _find(
     """Find all runs, each with a word for its participant; the runs of a folder are its own."""
     from neurostorm_app.bids_app.dataset import list_participants
     from neurostorm_app.bids_app.precomputed import find_precomputed
+    from neurostorm_app.pipelines.stage import OutputSpace
 
     filters = {"task": asked.task_label} if asked.task_label else {}
+    wanted = [OutputSpace(name=space, res="2")]
     runs: list[tuple[str, StandardSeries]] = []
     failed: dict[str, AppError] = {}
     for root in dict.fromkeys(path.resolve() for path in asked.derivatives):
@@ -106,7 +108,7 @@ def _find(
         for label in list_participants(root):
             if asked.participant_label and label not in asked.participant_label:
                 continue
-            found = find_precomputed({root.name: root}, label, (space, "2"), filters)
+            found = find_precomputed({root.name: root}, label, wanted, filters)
             for name, item in found.items():
                 if isinstance(item, AppError):
                     log.warning("%s: left out: %s", name, item.what)

@@ -7,37 +7,34 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.derivatives import derivative_path
 from neurostorm_app.bids_app.describe import bids_uri
-from neurostorm_app.bids_app.outputs import BOLD, Output, carried
-from neurostorm_app.bids_app.provenance import Unit, key_of, sha256_of
+from neurostorm_app.bids_app.provenance import Unit, sha256_of
 from neurostorm_app.pipelines.stage import StandardSeries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from neurostorm_app.bids_app.engines import Embed, Engines, ModelFiles
+    from neurostorm_app.bids_app.pieces import RunPieces
     from neurostorm_app.bids_app.precomputed import Precomputed
     from neurostorm_app.bids_app.provenance import Ledger
     from neurostorm_app.bids_app.settings import Science, Settings
     from neurostorm_app.errors import AppError
     from neurostorm_app.pipelines.resources import Plan
-    from neurostorm_app.pipelines.stage import Run
+    from neurostorm_app.pipelines.stage import OutputSpace
 
 __all__ = [
     "Call",
     "Ready",
-    "anat_unit",
-    "bold_unit",
+    "choose_space",
     "embedding_paths",
     "embedding_unit",
-    "output_paths",
     "ready_from_precomputed",
     "ready_from_raw",
 ]
 
 MODEL_ROLES: Final = ("weights", "config", "atlas", "coordinates", "statistics")
 """Files of a model whose content changes its numbers."""
-SERIES_ROLES: Final = {"bold_std": "series", "mask_std": "mask", "confounds": "confounds"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +57,14 @@ class Call:
         Errors of models whose files are not.
     scratch : Path
         Deletable.
+    series_dir : Path
+        Deletable too, on the disk of the results: series are written there and renamed.
     loaded : dict
         Models in memory, or why they could not be loaded, by name.
+    hashes : dict
+        Hashes of files of models by path.
+    held : set
+        Keys of pieces that were found whole; they are not looked at again.
     """
 
     settings: Settings
@@ -71,8 +74,10 @@ class Call:
     models: tuple[ModelFiles, ...]
     missing: Mapping[str, AppError]
     scratch: Path
+    series_dir: Path
     loaded: dict[str, Embed | AppError] = field(default_factory=dict)
     hashes: dict[Path, str] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
 
     @property
     def stops(self) -> bool:
@@ -135,81 +140,50 @@ class Ready:
         return {role: path for role, path in named.items() if path is not None}
 
 
-def output_paths(
-    outputs: Iterable[Output], name: str, datatype: str, call: Call
-) -> dict[str, Path]:
-    """Paths of a set of outputs by role."""
-    space, res = call.settings.science.space
-    return {
-        output.role: derivative_path(
-            call.root,
-            name,
-            datatype,
-            suffix=output.suffix,
-            extension=output.extension,
-            entities=output.named(space, res),
-        )
-        for output in outputs
+def choose_space(spaces: Iterable[OutputSpace], wanted: str) -> OutputSpace:
+    """Choose the output space that a model is fed from.
+
+    Parameters
+    ----------
+    spaces : iterable of OutputSpace
+        Those that are made; one of them is standard.
+    wanted : str
+        The space of the model's contract.
+
+    Returns
+    -------
+    OutputSpace
+        The model's own, so that nothing is interpolated twice; else the first standard one.
+    """
+    standard = [space for space in spaces if space.is_standard]
+    return next((space for space in standard if space.name == wanted), standard[0])
+
+
+def ready_from_raw(pieces: RunPieces, space: OutputSpace, call: Call) -> Ready:
+    """Take a run that we have preprocessed, in one of its spaces; its records hold the hashes."""
+    label, run = space.label, pieces.run
+    where = {
+        "series": (pieces.series[label], f"bold:{label}"),
+        "mask": (pieces.references[label], f"mask:{label}"),
+        "confounds": (pieces.confounds, "confounds"),
     }
-
-
-def anat_unit(label: str, t1w: Sequence[Path], call: Call) -> Unit:
-    """Describe the anatomy of a participant."""
-    space, res = call.settings.science.space
-    name = f"sub-{label}_space-{space}_res-{res}_anat"
-    return Unit(
-        name=name,
-        kind="anat",
-        about={"participant": label},
-        settings={"space": space, "res": res, "seed": call.settings.science.random_seed},
-        inputs={call.uri(path): call.ledger.hash_input(path, name, call.uri(path)) for path in t1w},
-    )
-
-
-def bold_unit(run: Run, anat: Unit, call: Call) -> Unit:
-    """Describe the preprocessing of one run on a given anatomy."""
-    science = call.settings.science
-    space, res = science.space
-    name = f"{run.name}_space-{space}_res-{res}_bold"
-    uri = call.uri(run.bold)
-    return Unit(
-        name=name,
-        kind="bold",
-        about={"participant": run.participant, "run": run.name},
-        settings={
-            "space": space,
-            "res": res,
-            "tr": run.tr,
-            "dummy_scans": science.dummy_scans,
-            "bold2anat_dof": science.bold2anat_dof,
-            "fd_spike_threshold": science.fd_spike_threshold,
-            "dvars_spike_threshold": science.dvars_spike_threshold,
-            "seed": science.random_seed,
-            "metadata": key_of(carried(run.metadata)),
-        },
-        inputs={uri: call.ledger.hash_input(run.bold, name, uri), "anatomy": anat.key},
-    )
-
-
-def ready_from_raw(run: Run, unit: Unit, call: Call) -> Ready:
-    """Take a run that we have preprocessed; its hashes stand in its record."""
-    space, res = call.settings.science.space
-    paths = output_paths(BOLD, run.name, "func", call)
-    known = call.ledger.output_hashes(unit.name)
-    hashes = {
-        role: known[str(paths[output].relative_to(call.root))]
-        for output, role in SERIES_ROLES.items()
-    }
+    paths: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
+    for name, (piece, role) in where.items():
+        if piece is not None:
+            paths[name] = piece.paths[role]
+            known = call.ledger.output_hashes(piece.unit.name)
+            hashes[name] = known[str(paths[name].relative_to(call.root))]
     series = StandardSeries(
         name=run.name,
-        bold=paths["bold_std"],
-        mask=paths["mask_std"],
+        bold=paths["series"],
+        mask=paths["mask"],
         confounds=paths["confounds"],
         tr=run.tr,
-        space=space,
-        res=res,
+        space=space.name,
+        res=space.res or "native",
     )
-    return Ready(participant=run.participant, series=series, hashes=hashes)
+    return Ready(participant=run.participant, series=series, hashes=hashes, notes=run.notes)
 
 
 def ready_from_precomputed(item: Precomputed, call: Call) -> Ready:

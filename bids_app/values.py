@@ -8,24 +8,38 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
-from neurostorm_app.errors import NoInputError, UsageError
+from neurostorm_app.errors import AnalysisLevelError, NoInputError, UsageError
+from neurostorm_app.pipelines.stage import OutputSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
-    "SPACES",
+    "Level",
     "check_label",
     "check_paths",
     "closest",
     "expand_labels",
     "named_paths",
+    "parse_level",
     "parse_memory",
-    "parse_space",
+    "parse_moment",
+    "parse_spaces",
+    "parse_whole",
 ]
 
+Level = Literal["participant", "group"]
+LEVELS: Final[dict[str, Level]] = {
+    "participant": "participant",
+    "subject": "participant",
+    "session": "participant",
+    "run": "participant",
+    "group": "group",
+    "dataset": "group",
+}
+"""Names of BIDS Apps 1.0 and 2.0; the second are other words for the first."""
 LABEL: Final = re.compile(r"[0-9A-Za-z+]+")
 NAME: Final = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*")
 SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE)
@@ -35,8 +49,11 @@ PREFIXES: Final = {
     "task_label": "task-",
     "run_label": "run-",
 }
-SPACES: Final = ("MNI152NLin6Asym:res-2", "MNI152NLin2009cAsym:res-2")
+NATIVE: Final = frozenset({"native", "func", "run", "bold", "boldref", "sbref"})
+ANATOMICAL: Final = frozenset({"T1w", "anat"})
 SURFACES: Final = ("fsaverage", "fsLR", "fsnative", "onavg")
+SPACE: Final = re.compile(r"(?P<name>\w+)(?::cohort-(?P<cohort>\w+))?(?::res-(?P<res>\w+))?")
+MOMENTS: Final = {"start": 0.0, "middle": 0.5}
 
 
 def closest(word: str, among: Iterable[str]) -> str:
@@ -149,6 +166,22 @@ def check_paths(field: str, pairs: Mapping[str, Path]) -> dict[str, Path]:
     return {name: Path(path).resolve() for name, path in pairs.items()}
 
 
+def parse_level(level: str) -> Level:
+    """Bring the analysis level to one of ours.
+
+    Raises
+    ------
+    AnalysisLevelError
+        If it is not one that is known.
+    """
+    if level not in LEVELS:
+        raise AnalysisLevelError(
+            f"the analysis level is {level!r}; expected one of {', '.join(LEVELS)}",
+            fix=closest(level, LEVELS) or "write participant or group",
+        )
+    return LEVELS[level]
+
+
 def parse_memory(mem: str | None, mem_gb: float | None) -> int | None:
     """Bring ``--mem`` or ``--mem-gb`` to bytes.
 
@@ -172,26 +205,86 @@ def parse_memory(mem: str | None, mem_gb: float | None) -> int | None:
     return int(float(match[1]) * 1024.0**unit)
 
 
-def parse_space(spaces: tuple[str, ...]) -> tuple[str, str]:
-    """Bring ``--output-spaces`` to the space and the resolution index.
+def parse_whole(value: object) -> object:
+    """Bring a whole number typed as text to a number; anything else is left for the check."""
+    return int(value) if isinstance(value, str) and value.strip().isdigit() else value
+
+
+def parse_moment(value: object) -> object:
+    """Bring ``start`` and ``middle`` to the part of a volume's time that they stand for.
+
+    Examples
+    --------
+    >>> parse_moment("middle"), parse_moment("0.3")
+    (0.5, '0.3')
+    """
+    return MOMENTS.get(value, value) if isinstance(value, str) else value
+
+
+def parse_spaces(asked: Iterable[str]) -> tuple[OutputSpace, ...]:
+    """Bring ``--output-spaces`` to spaces, each once and in the order given.
+
+    Parameters
+    ----------
+    asked : iterable of str
+        ``SPACE[:cohort-N][:res-N]`` as fMRIPrep writes it. ``native``, ``func``, ``run``,
+        ``bold``, ``boldref`` and ``sbref`` are one; ``anat`` is ``T1w``. A standard space without
+        ``res`` has the voxels of the series, as ``res-native`` says.
+
+    Returns
+    -------
+    tuple of OutputSpace
+        At least one.
 
     Raises
     ------
     UsageError
-        If it is not exactly one of ``SPACES``.
+        If one is a surface, or not a space that is known.
+
+    Examples
+    --------
+    >>> [space.label for space in parse_spaces(["MNI152NLin6Asym:res-02", "anat", "func"])]
+    ['MNI152NLin6Asym:res-2', 'T1w', 'native']
     """
-    if len(spaces) != 1:
-        raise UsageError(
-            f"--output-spaces: got {' '.join(spaces)}; one space a call is made",
-            fix="call once for each space; what they share is reused",
-        )
-    asked = spaces[0]
-    if asked not in SPACES:
-        surface = asked.partition(":")[0] in SURFACES
-        raise UsageError(
-            f"--output-spaces: {asked!r} is "
-            + ("a surface, and surfaces are not made" if surface else "not a space we make"),
-            fix=f"write {' or '.join(SPACES)}",
-        )
-    space, _, res = asked.partition(":res-")
-    return space, res
+    return tuple(dict.fromkeys(_parse_space(word) for word in asked))
+
+
+def _parse_space(word: str) -> OutputSpace:
+    match = SPACE.fullmatch(word)
+    name = match["name"] if match else word.partition(":")[0]
+    if name.startswith(SURFACES) or ":den-" in word:
+        raise _unknown_space(word, "is a surface, and surfaces are not made")
+    if match is None:
+        raise _unknown_space(word, "is not written as SPACE[:cohort-N][:res-N]")
+    cohort, res = match["cohort"], match["res"]
+    if name in NATIVE | ANATOMICAL:
+        if cohort or (res and res != "native"):
+            raise _unknown_space(word, "has the voxels of the scan, and neither cohort nor res")
+        return OutputSpace(name="native" if name in NATIVE else "T1w")
+    index = (res or "native").lstrip("0")
+    known = _known_spaces()
+    if name not in known:
+        raise _unknown_space(word, "is not a space we make")
+    if cohort:
+        raise _unknown_space(word, f"names a cohort, and {name} has none")
+    if index not in known[name]:
+        raise _unknown_space(word, f"has a resolution that {name} does not have here")
+    return OutputSpace(name=name, res=index)
+
+
+def _known_spaces() -> dict[str, list[str]]:
+    """Resolutions of each standard space."""
+    from neurostorm_app.pipelines.grid import STANDARD_GRIDS
+
+    known: dict[str, list[str]] = {}
+    for name, res in STANDARD_GRIDS:
+        known.setdefault(name, ["native"]).append(res)
+    return known
+
+
+def _unknown_space(word: str, why: str) -> UsageError:
+    spaces = [f"{name}:res-{r}" for name, many in _known_spaces().items() for r in many]
+    return UsageError(
+        f"--output-spaces: {word!r} {why}",
+        fix=closest(word, spaces) or f"write native, T1w, {', '.join(spaces)}",
+    )

@@ -18,6 +18,7 @@ python3 -m venv "$prefix"
 "$prefix/bin/neurostorm-app" --version > /version
 # Loops that would be compiled at the first use, for this kind of processor.
 "$prefix/bin/python" -m neurostorm_app.models.scan_cpu
+"$prefix/bin/python" -m neurostorm_app.pipelines.kernels
 chmod -R a+rX "$prefix"/lib/python3*/site-packages/neurostorm_app/models/kernels
 # Tests of our dependencies are a tenth of the image and nothing uses them.
 find "$prefix" -type d -name tests -path '*/site-packages/*' \

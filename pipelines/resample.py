@@ -1,40 +1,48 @@
 """One interpolation from acquired voxels onto a grid.
 
-Coordinates are composed first (grid, normalisation, coregistration, head motion), then each
-volume is interpolated once by cubic B-splines with prefilter. A voxel and more outside the
-acquired ones the world is zero. Onto a model's grid: :mod:`neurostorm_app.pipelines.regrid`.
+Coordinates are composed first (grid, normalisation, coregistration, head motion, distortion),
+then each volume is interpolated once. A voxel and more outside the acquired ones the world is
+zero. Onto a model's grid: :mod:`neurostorm_app.pipelines.regrid`.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, cast
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nibabel.affines import apply_affine
-from scipy import ndimage
+from nibabel.affines import apply_affine, from_matvec
+from numpy.typing import NDArray
 
-from neurostorm_app.pipelines.image import iter_volumes
+from neurostorm_app.pipelines.grid import Grid
+from neurostorm_app.pipelines.sampler import Distortion, VolumeSampler
+from neurostorm_app.pipelines.xfm import Affine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
-    from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from neurostorm_app.pipelines.grid import Grid
+    from neurostorm_app.pipelines.kernels.taps import Method
 
     Motion = Sequence[NDArray[np.float64]] | NDArray[np.float64]
-    PointMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    Pairs = Iterator[tuple[NDArray[Any], NDArray[np.float64]]]
 
-__all__ = ["VolumeSampler", "resample_series", "resample_volume"]
+__all__ = ["Distortion", "PointMap", "VolumeSampler", "resample_series", "resample_volume"]
 
-PAD = 12
-"""Voxels of zeros around a volume before the spline prefilter, as in scipy's ``grid-constant``."""
+PointMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Points (..., 3) to points, RAS+ mm."""
+
 REACH = 1.0
-"""Voxels past the edge from where on a series is zero; a spline would only ring there."""
+"""Voxels past the edge from where on a volume is zero; a spline would only ring there."""
+SLAB = 2**19
+"""Points whose places are looked up at a time."""
+BATCH = 8
+"""Volumes at a time on a GPU."""
+METHODS: dict[int, Method] = {0: "nearest", 1: "linear", 3: "cubic"}
+"""By the order of the spline."""
 
 
 def resample_volume(
@@ -62,132 +70,132 @@ def resample_volume(
     -------
     ndarray, shape of `target`, float32
         Zero outside the source.
+
+    Raises
+    ------
+    DataError
+        If the volume has another shape than its grid, or holds NaN or infinity.
     """
     points = target.world() if xfm is None else xfm(target.world())
-    where = apply_affine(np.linalg.inv(source.affine), points)
-    out = ndimage.map_coordinates(
-        np.asarray(volume, dtype=np.float32),
-        np.moveaxis(where, -1, 0),
-        order=cast("Literal[0, 1, 3]", order),
-        mode="grid-constant",
-    )
-    return np.asarray(out, dtype=np.float32)
+    sampler = VolumeSampler(points.reshape(-1, 3), source=source, method=METHODS[order])
+    return sampler(volume, np.eye(4)).reshape(target.shape)
 
 
 def resample_series(  # noqa: PLR0913
-    bold: Path,
+    volumes: Iterable[NDArray[Any]],
     *,
     source: Grid,
     target: Grid,
     to_bold: PointMap | None = None,
     motion: Motion,
+    distortion: Distortion | None = None,
     mask: NDArray[np.bool_] | None = None,
+    method: Method = "cubic",
     n_threads: int = 1,
+    device: str = "cpu",
 ) -> Iterator[NDArray[np.float32]]:
-    """Bring each volume of a series onto a grid by one cubic interpolation.
+    """Bring each volume of a series onto a grid by one interpolation.
 
     Parameters
     ----------
-    bold : Path
-        The series as acquired, (X, Y, Z, T).
+    volumes : iterable of ndarray, shape (X, Y, Z)
+        The series as acquired, or with its slices aligned in time.
     source : Grid
-        Its grid.
+        Their grid, and that of the BOLD reference.
     target : Grid
         Grid of the result.
     to_bold : callable, optional
-        Target points to points of the BOLD reference, RAS+ mm; by default the same space.
+        Target points to points of the undistorted BOLD reference, RAS+ mm; by default the same
+        space. It is called with one slab of the target (n, Y, Z, 3) after the other.
     motion : sequence of ndarray, shape (4, 4)
         For each volume: points of the BOLD reference to points of that volume, RAS+ mm.
+    distortion : Distortion, optional
+        Looked up in the space of the BOLD reference, applied in that of each volume.
     mask : ndarray of bool, shape of `target`, optional
         Voxels that are wanted; the others stay zero and cost nothing.
+    method : {'cubic', 'lanczos', 'linear', 'nearest'}
+        See `VolumeSampler`.
     n_threads : int
-        Volumes at a time; it does not change the numbers.
+        Volumes at a time on the CPU; it does not change the numbers.
+    device : str
+        As in `VolumeSampler`.
 
     Yields
     ------
     ndarray, shape of `target`, float32
-        One volume after the other; memory holds about three per thread.
+        One volume after the other; memory holds about three per thread, or eight on a GPU.
+
+    Raises
+    ------
+    DataError
+        If a volume has another shape than its grid, or holds NaN or infinity.
     """
-    points = target.world().reshape(-1, 3)
-    if to_bold is not None:
-        points = to_bold(points)
-    near = _near(points, source, motion)
-    if mask is not None:
-        near &= mask.ravel()
-    sampler = VolumeSampler(points[near], source=source)
+    margin = _margin(source, motion, distortion)
+    points, near = _points_near(source, target, to_bold, margin=margin, mask=mask)
+    sampler = VolumeSampler(
+        points, source=source, distortion=distortion, places=near, method=method, device=device
+    )
+    del points, near
+    pairs = zip(volumes, motion, strict=True)
+    stream = _in_threads(sampler, pairs, n_threads) if device == "cpu" else _batched(sampler, pairs)
+    for values in stream:
+        yield values.reshape(target.shape)
 
-    def place(volume: NDArray[np.float32], matrix: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Interpolate a volume at the points, zero elsewhere."""
-        whole = np.zeros(near.shape, dtype=np.float32)
-        whole[near] = sampler(volume, matrix)
-        return whole.reshape(target.shape)
 
+def _in_threads(
+    sampler: VolumeSampler, pairs: Pairs, n_threads: int
+) -> Iterator[NDArray[np.float32]]:
+    """Interpolate volumes in several threads, while the next ones are read."""
     waiting: deque[Future[NDArray[np.float32]]] = deque()
     with ThreadPoolExecutor(n_threads) as pool:
-        for volume, matrix in zip(iter_volumes(bold), motion, strict=True):
-            waiting.append(pool.submit(place, volume, matrix))
+        for volume, matrix in pairs:
+            waiting.append(pool.submit(sampler, volume, matrix))
             if len(waiting) > n_threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _near(points: NDArray[np.float64], source: Grid, motion: Motion) -> NDArray[np.bool_]:
-    """Find the points that some volume may reach, given how far the head moves."""
-    size = np.asarray(source.shape)
-    corners = np.stack(np.meshgrid(*((0, n - 1) for n in size), indexing="ij"), -1).reshape(-1, 3)
+def _batched(sampler: VolumeSampler, pairs: Pairs) -> Iterator[NDArray[np.float32]]:
+    while batch := list(islice(pairs, BATCH)):
+        volumes, matrices = zip(*batch, strict=True)
+        yield from sampler.batch(volumes, matrices)
+
+
+def _margin(source: Grid, motion: Motion, distortion: Distortion | None) -> float:
+    """Tell how many voxels past the edge a point may be and yet get into a volume's view."""
+    ends = ((-REACH, n - 1 + REACH) for n in source.shape)
+    corners = np.stack(np.meshgrid(*ends, indexing="ij"), -1).reshape(-1, 3)
     world = apply_affine(source.affine, corners)
     furthest = max(
-        float(np.linalg.norm(apply_affine(np.asarray(matrix), world) - world, axis=1).max())
-        for matrix in motion
+        (np.linalg.norm(Affine(m).inverse()(world) - world, axis=1).max() for m in motion),
+        default=0.0,
     )
-    margin = REACH + furthest / min(source.zooms)
-    voxels = apply_affine(np.linalg.inv(source.affine), points)
-    inside = np.logical_and(voxels > -margin, voxels < size - 1 + margin).all(axis=1)
-    return np.asarray(inside, dtype=np.bool_)
+    voxels_per_mm = np.linalg.norm(np.linalg.inv(source.affine[:3, :3]), 2)
+    shift = 0.0 if distortion is None else np.abs(distortion.shift).max(initial=0.0)
+    return REACH + float(furthest * voxels_per_mm) + float(shift)
 
 
-class VolumeSampler:
-    """Interpolates volumes of one grid at points that move with the head.
-
-    Parameters
-    ----------
-    points : ndarray, shape (N, 3)
-        In the space of the BOLD reference, RAS+ mm.
-    source : Grid
-        Grid of the volumes.
-    """
-
-    def __init__(self, points: NDArray[np.float64], *, source: Grid) -> None:
-        self._points = np.ascontiguousarray(points.T)
-        self._size = np.asarray(source.shape)[:, None]
-        self._to_voxels = np.linalg.inv(source.affine)
-
-    def __call__(
-        self, volume: NDArray[np.float32], matrix: NDArray[np.float64]
-    ) -> NDArray[np.float32]:
-        """Interpolate a volume.
-
-        Parameters
-        ----------
-        volume : ndarray, shape (X, Y, Z)
-            As acquired.
-        matrix : ndarray, shape (4, 4)
-            Points of the reference to points of the volume, RAS+ mm.
-
-        Returns
-        -------
-        ndarray, shape (N,), float32
-            Zero a voxel and more outside.
-        """
-        coefficients = ndimage.spline_filter(
-            np.pad(volume, PAD), order=3, output=np.float32, mode="grid-constant"
-        )
-        whole = self._to_voxels @ matrix
-        where = whole[:3, :3] @ self._points + whole[:3, 3:]
-        inside = ((where > -REACH) & (where < self._size - 1 + REACH)).all(axis=0)
-        values = np.zeros(inside.shape, dtype=np.float32)
-        values[inside] = ndimage.map_coordinates(
-            coefficients, where[:, inside] + PAD, order=3, mode="constant", prefilter=False
-        )
-        return values
+def _points_near(
+    source: Grid,
+    target: Grid,
+    to_bold: PointMap | None,
+    *,
+    margin: float,
+    mask: NDArray[np.bool_] | None,
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Map the voxels of the target slab by slab, and keep the points (n, 3) that matter."""
+    X, Y, Z = target.shape
+    near = np.ones(target.shape, dtype=np.bool_) if mask is None else mask.copy()
+    to_voxels, size = np.linalg.inv(source.affine), np.asarray(source.shape)
+    thickness, kept = max(1, SLAB // (Y * Z)), []
+    for first in range(0, X, thickness):
+        slab = near[first : first + thickness]
+        begin = target.affine @ from_matvec(np.eye(3), [first, 0, 0])
+        points = Grid((len(slab), Y, Z), begin).world()
+        if to_bold is not None:
+            points = to_bold(points)
+        voxels = apply_affine(to_voxels, points)
+        slab &= np.logical_and(voxels > -margin, voxels < size - 1 + margin).all(axis=-1)
+        kept.append(points[slab].T)
+    return np.concatenate(kept, axis=1).T, near.ravel()

@@ -9,7 +9,76 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["InputOptions", "Run", "StandardSeries"]
+__all__ = ["Fieldmap", "InputOptions", "OutputSpace", "Run", "Scan", "StandardSeries"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputSpace:
+    """A space and grid on which series are wanted.
+
+    Parameters
+    ----------
+    name : str
+        ``native`` (the BOLD reference's own grid), ``T1w``, or a TemplateFlow name.
+    res : str or None
+        TemplateFlow's resolution index of a standard space; None elsewhere.
+
+    Examples
+    --------
+    >>> OutputSpace(name="MNI152NLin6Asym", res="2").label
+    'MNI152NLin6Asym:res-2'
+    """
+
+    name: str
+    res: str | None = None
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is the space of a template."""
+        return self.name not in {"native", "T1w"}
+
+    @property
+    def label(self) -> str:
+        """How it is written on the command line and in names of roles."""
+        return self.name if self.res is None else f"{self.name}:res-{self.res}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """An image as acquired, and its sidecar.
+
+    Parameters
+    ----------
+    path : Path
+        NIfTI.
+    metadata : mapping
+        The sidecar with BIDS inheritance applied.
+    """
+
+    path: Path
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fieldmap:
+    """Images from which the unevenness of the magnetic field can be told.
+
+    Parameters
+    ----------
+    name : str
+        Letters and digits; the ``fmapid`` of its derivatives.
+    kind : {'pepolar', 'phasediff', 'phases', 'direct'}
+        EPIs of two or more phase encodings; the difference of two phases; two phases; a map in
+        Hz (or rad/s or T, as its ``Units`` say).
+    scans : tuple of Scan
+        ``pepolar``: the EPIs. ``phasediff``: the difference, then one or two magnitudes.
+        ``phases``: first and second phase, then one or two magnitudes. ``direct``: the map, then
+        its magnitude.
+    """
+
+    name: str
+    kind: Literal["pepolar", "phasediff", "phases", "direct"]
+    scans: tuple[Scan, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +97,15 @@ class Run:
         Repetition time in seconds, from the sidecar.
     metadata : mapping
         The sidecar with BIDS inheritance applied.
+    echoes : tuple of Scan
+        All echoes in the order of their ``EchoTime`` (s), if there are several; the first is
+        `bold`.
+    sbref : Scan or None
+        Single-band reference of the run (of its first echo).
+    fieldmap : Fieldmap or None
+        What its distortion can be told from.
+    notes : tuple of str
+        What was looked for and is not there, or was not used, and why.
     """
 
     name: str
@@ -35,6 +113,10 @@ class Run:
     bold: Path
     tr: float
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    echoes: tuple[Scan, ...] = ()
+    sbref: Scan | None = None
+    fieldmap: Fieldmap | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

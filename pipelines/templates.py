@@ -7,38 +7,42 @@ stands for it is the MNI152NLin2009cAsym brain, carried over by a field that was
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nibabel as nib
-import numpy as np
 
 from neurostorm_app.errors import NoInputError
 from neurostorm_app.pipelines.grid import STANDARD_GRIDS, Grid, standard_grid
-from neurostorm_app.pipelines.xfm import Affine, Field
+from neurostorm_app.pipelines.spacemaps import DATA, HUB, SPACES, between
+from neurostorm_app.pipelines.templatehome import (
+    find_images,
+    find_resolutions,
+    read_described_grid,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
-    from numpy.typing import NDArray
+__all__ = [
+    "DATA",
+    "HUB",
+    "SPACES",
+    "Template",
+    "between",
+    "find_grid",
+    "load_parcellation_path",
+    "load_template",
+]
 
-    PointMap = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-__all__ = ["Template", "between", "load_parcellation_path", "load_template"]
-
-DATA = Path(__file__).parent / "data"
-HUB = "MNI152NLin2009cAsym"
-SPACES = ("MNI152NLin6Asym", HUB, "MNI152NLin2009aSym")
-FROM_SPACE = "tpl-{space}_from-{hub}_mode-image_xfm"
-TO_SPACE = "tpl-{hub}_from-{space}_mode-image_xfm"
-"""Stored maps: points of the space after ``tpl-`` to points of the space after ``from-``."""
-SOLVED_MM = 1e-3
-N_ITERATIONS = 60
 TISSUES = ("GM", "WM", "CSF")
+FINE_GRIDS: dict[tuple[str, str], Grid] = {
+    ("MNI152NLin6Asym", "1"): Grid.from_rows(
+        (182, 218, 182), [[1, 0, 0, -91], [0, 1, 0, -126], [0, 0, 1, -72]]
+    ),
+    (HUB, "1"): Grid.from_rows((193, 229, 193), [[1, 0, 0, -96], [0, 1, 0, -132], [0, 0, 1, -78]]),
+}
+"""Grids on which output may be wanted, beside those with an embedded brain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,29 +53,60 @@ class Template:
     ----------
     space, res : str
         TemplateFlow name and resolution index, such as ``MNI152NLin6Asym`` and ``2``.
+    grid : Grid
+        The grid of all the images.
     t1w : Path
         T1w image; the brain is where `mask` is, and there may be a head around it.
     mask : Path
         Brain mask.
-    gm, wm, csf : Path
-        Tissue probabilities, 0 to 1.
+    gm, wm, csf : Path or None
+        Tissue probabilities, 0 to 1, if there are any.
     source : str
         ``TemplateFlow`` or ``embedded``, and which part is not.
     """
 
     space: str
     res: str
+    grid: Grid
     t1w: Path
     mask: Path
-    gm: Path
-    wm: Path
-    csf: Path
+    gm: Path | None = None
+    wm: Path | None = None
+    csf: Path | None = None
     source: str
 
-    @property
-    def grid(self) -> Grid:
-        """The grid of all the images."""
-        return standard_grid(self.space, self.res)
+
+def find_grid(space: str, res: str) -> Grid:
+    """Find the grid of a template at a resolution.
+
+    Parameters
+    ----------
+    space, res : str
+        TemplateFlow name and resolution index.
+
+    Returns
+    -------
+    Grid
+        As TemplateFlow stores it (RAS+).
+
+    Raises
+    ------
+    NoInputError
+        If neither the package nor TemplateFlow's home knows it.
+
+    Examples
+    --------
+    >>> find_grid("MNI152NLin6Asym", "1").shape
+    (182, 218, 182)
+    """
+    if (space, res) in STANDARD_GRIDS:
+        return standard_grid(space, res)
+    if (space, res) in FINE_GRIDS:
+        return FINE_GRIDS[space, res]
+    found = read_described_grid(space, res)
+    if found is None:
+        raise _unknown(space, res)
+    return found
 
 
 def load_template(space: str, res: str = "2") -> Template:
@@ -88,70 +123,34 @@ def load_template(space: str, res: str = "2") -> Template:
     Returns
     -------
     Template
-        All files are there.
+        T1w image and mask are there. Its ``res`` is another if only another one is at hand.
 
     Raises
     ------
     NoInputError
         If neither source has the template.
     """
-    if (space, res) not in STANDARD_GRIDS:
-        known = ", ".join(f"{name} res {index}" for name, index in STANDARD_GRIDS)
-        raise NoInputError(
-            f"there is no template {space} at resolution {res}; there are {known}",
-            fix="ask for one of these with --output-spaces",
-        )
-    embedded = _embedded(space, res)
     found = _in_templateflow(space, res)
-    if not {"t1w", "mask"} <= found.keys():
-        return Template(space=space, res=res, source="embedded", **embedded)
-    whole = {"gm", "wm", "csf"} <= found.keys()
-    tissues = {name: (found if whole else embedded)[name] for name in ("gm", "wm", "csf")}
-    return Template(
-        space=space,
-        res=res,
-        source="TemplateFlow" if whole else "TemplateFlow (tissue maps: embedded)",
-        t1w=found["t1w"],
-        mask=found["mask"],
-        **tissues,
+    if found is not None:
+        return found
+    if (space, "2") in STANDARD_GRIDS and (space, res) in STANDARD_GRIDS | FINE_GRIDS:
+        files, grid = _embedded(space, "2"), standard_grid(space, "2")
+        return Template(space=space, res="2", grid=grid, source="embedded", **files)
+    for index in find_resolutions(space):
+        found = _in_templateflow(space, index)
+        if found is not None:
+            return found
+    raise _unknown(space, res)
+
+
+def _unknown(space: str, res: str) -> NoInputError:
+    known = ", ".join(f"{name} res {index}" for name, index in STANDARD_GRIDS | FINE_GRIDS)
+    return NoInputError(
+        f"there is no template {space} at resolution {res}; there are {known}, and what the folder"
+        " TEMPLATEFLOW_HOME holds",
+        fix="ask for one of these with --output-spaces, or fetch the template's T1w image and brain"
+        " mask into TemplateFlow's home",
     )
-
-
-def between(source_space: str, target_space: str) -> PointMap:
-    """Map points of one standard space to the same place in another.
-
-    Parameters
-    ----------
-    source_space, target_space : str
-        ``MNI152NLin6Asym``, ``MNI152NLin2009cAsym`` or ``MNI152NLin2009aSym``.
-
-    Returns
-    -------
-    callable
-        Points (..., 3) of `source_space` to points of `target_space`, RAS+ mm. Resampling an
-        image of `target_space` onto a grid of `source_space` takes this map.
-
-    Raises
-    ------
-    NoInputError
-        If a space is not one of the three.
-
-    Examples
-    --------
-    >>> there = between("MNI152NLin6Asym", "MNI152NLin2009cAsym")
-    >>> there(np.array([[-46.0, -22.0, 54.0]])).shape
-    (1, 3)
-    """
-    if source_space == target_space:
-        return Affine.identity()
-    unknown = {source_space, target_space} - set(SPACES)
-    if unknown:
-        raise NoInputError(
-            f"there is no map of {', '.join(sorted(unknown))} to other standard spaces",
-            fix=f"the package knows {', '.join(SPACES)}",
-        )
-    steps = [*_hub_steps(source_space, towards=True), *_hub_steps(target_space, towards=False)]
-    return _Steps(tuple(steps))
 
 
 def load_parcellation_path(name: str = "GreyParcels100") -> Path:
@@ -187,61 +186,6 @@ def _atlases() -> list[Path]:
     return list(DATA.glob("tpl-*_atlas-*_dseg.nii.gz"))
 
 
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """Maps of points, one after the other."""
-
-    steps: tuple[PointMap, ...]
-
-    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        for step in self.steps:
-            points = step(points)
-        return points
-
-
-@dataclass(frozen=True, slots=True)
-class _Solved:
-    """The inverse of a field followed by an affine, solved anew for each point.
-
-    A stored inverse would add the error of its own sampling, 0.1 mm here and there.
-    """
-
-    field: Field
-    affine: Affine
-
-    def __call__(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        ends = self.affine.inverse()(points).reshape(-1, 3)
-        starts = ends.copy()
-        moving = np.arange(len(ends))
-        for _ in range(N_ITERATIONS):
-            update = ends[moving] - self.field.at(starts[moving])
-            step = np.abs(update - starts[moving]).max(axis=1)
-            starts[moving] = update
-            moving = moving[step > SOLVED_MM]
-            if not moving.size:
-                break
-        return starts.reshape(np.shape(points))
-
-
-def _hub_steps(space: str, *, towards: bool) -> list[PointMap]:
-    """Map points of a space to MNI152NLin2009cAsym, where all fields meet, or back."""
-    if space == HUB:
-        return []
-    named = FROM_SPACE if space == "MNI152NLin6Asym" else TO_SPACE
-    field, affine = _read_field(named.format(space=space, hub=HUB))
-    forward = (named == FROM_SPACE) == towards
-    return [field, affine] if forward else [_Solved(field, affine)]
-
-
-@cache
-def _read_field(stem: str) -> tuple[Field, Affine]:
-    """Read a stored field (NIfTI vectors, RAS+ mm, int16 of 1/100 mm) and its affine (JSON)."""
-    image = nib.Nifti1Image.from_filename(DATA / f"{stem}.nii.gz")
-    vectors = np.asarray(image.dataobj, dtype=np.float32).reshape((*image.shape[:3], 3))
-    about = json.loads((DATA / f"{stem}.json").read_text(encoding="utf-8"))
-    return Field(Grid.of(image), vectors), Affine(np.asarray(about["Affine"]))
-
-
 def _embedded(space: str, res: str) -> dict[str, Path]:
     stem = f"tpl-{space}_res-{int(res):02d}"
     files = {
@@ -253,24 +197,32 @@ def _embedded(space: str, res: str) -> dict[str, Path]:
     }
 
 
-def _in_templateflow(space: str, res: str) -> dict[str, Path]:
-    """Find real files by their names, without importing a package that would make a home."""
-    home = os.environ.get("TEMPLATEFLOW_HOME", "")
-    folder = Path(home) / f"tpl-{space}"
-    if not home or not folder.is_dir():
-        return {}
-    stem = f"tpl-{space}_res-{int(res):02d}"
-    names = {
-        "t1w": (f"{stem}_desc-brain_T1w.nii.gz", f"{stem}_T1w.nii.gz"),
-        "mask": (f"{stem}_desc-brain_mask.nii.gz",),
-    } | {tissue.lower(): (f"{stem}_label-{tissue}_probseg.nii.gz",) for tissue in TISSUES}
-    grid = standard_grid(space, res)
-    found: dict[str, Path] = {}
-    for role, candidates in names.items():
-        for path in (folder / name for name in candidates):
-            if path.is_file() and path.stat().st_size > 0 and _lies_on(path, grid):
-                found.setdefault(role, path)
-    return found
+def _in_templateflow(space: str, res: str) -> Template | None:
+    """Find a template in TemplateFlow's home; tissue maps that are not there are embedded ones."""
+    found = find_images(space, res)
+    if not {"t1w", "mask"} <= found.keys():
+        return None
+    known = (STANDARD_GRIDS | FINE_GRIDS).get((space, res))
+    grid = known or Grid.of(nib.Nifti1Image.from_filename(found["t1w"]), found["t1w"])
+    found = {role: path for role, path in found.items() if _lies_on(path, grid)}
+    if not {"t1w", "mask"} <= found.keys():
+        return None
+    source = "TemplateFlow"
+    tissues = {role: found[role] for role in ("gm", "wm", "csf") if role in found}
+    if len(tissues) < 3:
+        own = (space, res) in STANDARD_GRIDS
+        source = f"TemplateFlow (tissue maps: {'embedded' if own else 'none'})"
+        embedded = _embedded(space, res) if own else {}
+        tissues = {role: embedded[role] for role in ("gm", "wm", "csf") if own}
+    return Template(
+        space=space,
+        res=res,
+        grid=grid,
+        source=source,
+        t1w=found["t1w"],
+        mask=found["mask"],
+        **tissues,
+    )
 
 
 def _lies_on(path: Path, grid: Grid) -> bool:

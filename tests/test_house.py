@@ -32,7 +32,7 @@ DOORS = {
     "huggingface_hub": {"models/fetch.py"},
     "isal": {"pipelines/image.py"},
     "mamba_ssm": {"models/scan.py"},
-    "numba": {"models/kernels/"},
+    "numba": {"models/kernels/", "pipelines/kernels/"},
     "triton": {"models/scan_triton.py"},
     "faiss": {"pipelines/retrieve.py"},
     "ants": {"pipelines/preprocess/", "pipelines/xfm.py"},

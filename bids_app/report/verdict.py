@@ -53,6 +53,10 @@ LIMITS: dict[str, tuple[float, float]] = {
 }
 """Where "look" and "bad" begin: above the limit where less is better, below it elsewhere."""
 _FD_JUMP = 5.0
+_WORDS = {"look": Level.CHECK, "fail": Level.BAD}
+"""What steps say of their work."""
+_WEIGHED = {"fd_mean", "fd_max", "fd_share", "tsnr", "brain_coverage"}
+"""Measures of the preprocessing for which there is a rule here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,13 +254,30 @@ def _signal(m: Measures) -> Iterator[Reason]:
 
 
 def _records(qc: Mapping[str, Any], topic: str = "Preprocessing") -> Iterator[Reason]:
-    """Find every verdict in the records of the preprocessing."""
+    """Find what every step of the preprocessing says against its own work."""
     for key, value in qc.items():
-        if isinstance(value, dict):
+        if key == "quality" and isinstance(value, dict):
+            yield from _quality(value.get("measures", {}))
+        elif isinstance(value, dict):
             yield from _records(value, key.replace("_", " ").capitalize())
-        elif key == "verdict" and str(value) != "ok":
-            text = str(value).removeprefix("look: ")
-            yield Reason(level=Level.CHECK, topic=topic, text=text[:1].upper() + text[1:] + ".")
+    word, _, rest = str(qc.get("verdict", "pass")).partition(": ")
+    if word in _WORDS:
+        for text in qc.get("reasons") or [rest or "no reason is recorded"]:
+            yield Reason(level=_WORDS[word], topic=topic, text=text[:1].upper() + text[1:] + ".")
+
+
+def _quality(measures: Mapping[str, Any]) -> Iterator[Reason]:
+    """Take the numbers that are beyond their limits, of those that are not weighed here."""
+    for name, measure in measures.items():
+        if name not in _WEIGHED and measure["verdict"] in _WORDS:
+            side = "below" if measure["low"] else "above"
+            unit = f" {measure['unit']}" if measure["unit"] else ""
+            words = name.replace("_", " ")
+            text = f"{words[:1].upper()}{words[1:]} is {measure['value']:g}{unit}, {side} the limit"
+            limit = measure[measure["verdict"]]
+            yield Reason(
+                level=_WORDS[measure["verdict"]], topic="Series", text=f"{text} of {limit:g}{unit}."
+            )
 
 
 def _conformance(contracts: Mapping[str, Mapping[str, Any]]) -> Iterator[Reason]:

@@ -22,7 +22,7 @@ from numba.core import config
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["conv", "scan", "scan_cache"]
+__all__ = ["conv", "kept_in", "scan", "scan_cache"]
 
 _SOURCES = tuple(Path(__file__).parent / f"{name}.py" for name in ("elementary", "scan", "conv"))
 
@@ -81,7 +81,8 @@ def _can_write(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _kept_in(folder: Path) -> Iterator[None]:
+def kept_in(folder: Path) -> Iterator[None]:
+    """Let numba keep in `folder` the loops that are defined meanwhile."""
     settings: Any = config
     before = settings.CACHE_DIR
     settings.CACHE_DIR = str(folder)
@@ -91,5 +92,5 @@ def _kept_in(folder: Path) -> Iterator[None]:
         settings.CACHE_DIR = before
 
 
-with _kept_in(scan_cache()):  # numba looks for the folder when it sees a loop
+with kept_in(scan_cache()):  # numba looks for the folder when it sees a loop
     from neurostorm_app.models.kernels import conv, scan

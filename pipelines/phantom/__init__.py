@@ -3,8 +3,9 @@
 The story: :mod:`~neurostorm_app.pipelines.phantom.head` in template space,
 :mod:`~neurostorm_app.pipelines.phantom.people` who differ from it, their
 :mod:`~neurostorm_app.pipelines.phantom.networks`, the scans of them
-(:mod:`~neurostorm_app.pipelines.phantom.anat`, :mod:`~neurostorm_app.pipelines.phantom.bold`),
-the :mod:`~neurostorm_app.pipelines.phantom.dataset` of all that, its
+(:mod:`~neurostorm_app.pipelines.phantom.anat`, :mod:`~neurostorm_app.pipelines.phantom.bold`,
+:mod:`~neurostorm_app.pipelines.phantom.fieldmaps`), the
+:mod:`~neurostorm_app.pipelines.phantom.dataset` of all that, its
 :mod:`~neurostorm_app.pipelines.phantom.truth`, and the
 :mod:`~neurostorm_app.pipelines.phantom.score` of a result against it.
 """
@@ -14,6 +15,7 @@ from neurostorm_app.pipelines.phantom.head import TEMPLATE_SPACE
 from neurostorm_app.pipelines.phantom.parcels import ParcelSignals
 from neurostorm_app.pipelines.phantom.score import (
     score_coregistration,
+    score_field,
     score_motion,
     score_normalization,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "read_participant_truth",
     "read_run_truth",
     "score_coregistration",
+    "score_field",
     "score_motion",
     "score_normalization",
     "standard_series",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from nibabel.affines import from_matvec
+from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 
 from neurostorm_app.pipelines.grid import Grid
@@ -17,7 +17,7 @@ from neurostorm_app.pipelines.phantom.settings import Scale, generator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["T1w", "render_t1w", "t1w_grid"]
+__all__ = ["T1w", "render_t1w", "t1w_grid", "t1w_pose"]
 
 _WHITE = 800.0  # signal of white matter, a.u.
 _NOISE = 0.025  # of white matter
@@ -43,29 +43,45 @@ class T1w:
     tissue: NDArray[np.uint8]
 
 
-def t1w_grid(anatomy: Anatomy, *, number: int, seed: int, scale: Scale) -> Grid:
+def t1w_pose(image: int, *, number: int, seed: int) -> NDArray[np.float64]:
+    """Draw how the head lies in image 0, 1, ...: points of the first one to its own, (4, 4), mm.
+
+    The world of the participant's truth is that of the first image.
+    """
+    if image == 0:
+        return np.eye(4)
+    rng = generator(seed, "t1w-pose", participant=number, run=image)
+    return rigid(rng.uniform(-4, 4, 3), rng.uniform(-6, 6, 3), centre=np.zeros(3))
+
+
+def t1w_grid(anatomy: Anatomy, *, number: int, seed: int, scale: Scale, image: int = 0) -> Grid:
     """Lay a slightly oblique field of view (i to R, j to A, k to S) about the head."""
-    rng = generator(seed, "t1w-grid", participant=number)
+    rng = generator(seed, "t1w-grid", participant=number, run=image)
     turned = rigid(rng.uniform(-2, 2, 3), np.zeros(3), centre=np.zeros(3))[:3, :3]
     axes = turned * scale.t1w_zoom
     middle = anatomy.template_to_t1w((CENTRE + np.array([0.0, 2.0, -12.0]))[None])[0]
+    middle = apply_affine(t1w_pose(image, number=number, seed=seed), middle)
     centre = (np.asarray(scale.t1w_shape) - 1) / 2
     return Grid(scale.t1w_shape, from_matvec(axes, middle - axes @ centre))
 
 
-def render_t1w(head: Head, anatomy: Anatomy, *, number: int, seed: int, scale: Scale) -> T1w:
+def render_t1w(
+    head: Head, anatomy: Anatomy, *, number: int, seed: int, scale: Scale, image: int = 0
+) -> T1w:
     """Render a T1w: signal times an uneven sensitivity, with Rician noise."""
-    grid = t1w_grid(anatomy, number=number, seed=seed, scale=scale)
+    grid = t1w_grid(anatomy, number=number, seed=seed, scale=scale, image=image)
+    to_first = np.linalg.inv(t1w_pose(image, number=number, seed=seed))
     blur = 0.4 * scale.t1w_zoom / head.grid.zooms[0] if scale.t1w_zoom > head.grid.zooms[0] else 0
     source = ndimage.gaussian_filter(head.t1w, blur) if blur else head.t1w
-    rng = generator(seed, "t1w-noise", participant=number)
-    sensitivity = _sensitivity(grid, generator(seed, "t1w-bias", participant=number))
+    rng = generator(seed, "t1w-noise", participant=number, run=image)
+    sensitivity = _sensitivity(grid, generator(seed, "t1w-bias", participant=number, run=image))
     signal = np.empty(grid.shape, dtype=np.int16)
     tissue = np.empty(grid.shape, dtype=np.uint8)
     thick = 16  # planes at a time, so that coordinates stay small
     for start in range(0, grid.shape[0], thick):
         planes = slice(start, min(start + thick, grid.shape[0]))
-        points = anatomy.t1w_to_template(_world(grid, planes))
+        world = _world(grid, planes)
+        points = anatomy.t1w_to_template(world if image == 0 else apply_affine(to_first, world))
         clean = head.sample(source, points) * sensitivity[planes]
         noise = rng.standard_normal((2, *clean.shape), dtype=np.float32) * np.float32(_NOISE)
         signal[planes] = np.round(np.hypot(clean + noise[0], noise[1]) * _WHITE)

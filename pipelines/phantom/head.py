@@ -19,7 +19,7 @@ from neurostorm_app.pipelines.grid import Grid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CENTRE", "TEMPLATE_SPACE", "Head", "build_head", "field_hz"]
+__all__ = ["CENTRE", "TEMPLATE_SPACE", "Head", "build_head", "field_hz", "signal_left"]
 
 TEMPLATE_SPACE = "MNI152NLin2009aSym"
 CENTRE = np.array([0.0, -17.0, 5.0])
@@ -106,7 +106,7 @@ def build_head(step: int) -> Head:
     t1w += share * (_contrast(t1) - t1w)
     epi += share * (grey + 0.82 * white + 1.35 * fluid - epi)
     tissue = np.where(brain, 1 + np.argmax(np.stack([grey, white, fluid]), axis=0), 0)
-    return Head(grid, t1w, epi * _signal_left(grid), grey * brain, tissue.astype(np.uint8))
+    return Head(grid, t1w, epi * signal_left(grid), grey * brain, tissue.astype(np.uint8))
 
 
 def field_hz(points: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -116,6 +116,18 @@ def field_hz(points: NDArray[np.float64]) -> NDArray[np.float32]:
         square = ((points - np.asarray(centre)) ** 2).sum(axis=-1)
         field += hertz * np.exp(-square / (2 * width**2))
     return np.asarray(field + 0.12 * (points[..., 1] - CENTRE[1]), dtype=np.float32)
+
+
+def signal_left(grid: Grid) -> NDArray[np.float32]:
+    """Share of the EPI signal that is left near air."""
+    left = np.ones(grid.shape, dtype=np.float32)
+    axes = [grid.affine[a, a] * np.arange(n) + grid.affine[a, 3] for a, n in enumerate(grid.shape)]
+    for *centre, width, loss, _ in _AIR:
+        i, j, k = (
+            np.exp(-((a - c) ** 2) / (2 * width**2)) for a, c in zip(axes, centre, strict=True)
+        )
+        left -= (loss * i[:, None, None] * j[:, None] * k).astype(np.float32)
+    return np.clip(left, 0.05, 1)
 
 
 def _read_template(
@@ -191,15 +203,3 @@ def _contrast(t1: NDArray[np.float32]) -> NDArray[np.float32]:
     """Give the template, an average of many people, the contrast of one MPRAGE."""
     curve = np.interp(t1, [0.0, 0.26, 0.69, 0.87, 1.0], [0.1, 0.22, 0.66, 1.0, 1.06])
     return np.asarray(curve, dtype=np.float32)
-
-
-def _signal_left(grid: Grid) -> NDArray[np.float32]:
-    """Share of the EPI signal that is left near air."""
-    left = np.ones(grid.shape, dtype=np.float32)
-    axes = [grid.affine[a, a] * np.arange(n) + grid.affine[a, 3] for a, n in enumerate(grid.shape)]
-    for *centre, width, loss, _ in _AIR:
-        i, j, k = (
-            np.exp(-((a - c) ** 2) / (2 * width**2)) for a, c in zip(axes, centre, strict=True)
-        )
-        left -= (loss * i[:, None, None] * j[:, None] * k).astype(np.float32)
-    return np.clip(left, 0.05, 1)

@@ -29,8 +29,15 @@ _SIZES = np.array([0.8, 0.4, 0.4, 0.3, 0.4, 0.8])  # turns (degrees), then shift
 _JERKS = np.array([0.6, 0.3, 0.3, 0.3, 0.3, 0.6])
 
 
-def draw_motion(
-    n_volumes: int, *, seed: int, participant: int, run: int, centre: NDArray[np.float64]
+def draw_motion(  # noqa: PLR0913 - whose run it is, and how much
+    n_volumes: int,
+    *,
+    seed: int,
+    participant: int,
+    run: int,
+    centre: NDArray[np.float64],
+    points: NDArray[np.float64] | None = None,
+    largest: float | None = None,
 ) -> NDArray[np.float64]:
     """Draw slow drifts and a few quick jerks, nods above all.
 
@@ -42,6 +49,11 @@ def draw_motion(
         Which run of which phantom.
     centre : ndarray, shape (3,)
         Point of the scanner about which the head turns, mm RAS.
+    points : ndarray, shape (N, 3), optional
+        Points of the head in the scanner, mm RAS; needed for `largest`.
+    largest : float, optional
+        The largest displacement of any of them from the reference pose, mm; by default what is
+        drawn, within ``MOST``.
 
     Returns
     -------
@@ -59,6 +71,12 @@ def draw_motion(
         slow[start : start + int(rng.integers(1, 3))] += jerk
         slow[start:] += 0.2 * jerk
     bounded = np.clip(slow, -MOST, MOST)
+    if points is not None and largest is not None:
+        for _ in range(4):  # displacement is all but linear in six small numbers
+            moved = rigid(bounded[:, :3], bounded[:, 3:], centre=centre)[:, None]
+            there = (moved[..., :3, :3] @ points[None, :, :, None])[..., 0] + moved[..., :3, 3]
+            away = np.linalg.norm(there - points, axis=-1).max()
+            bounded *= largest / max(float(away), 1e-9)
     return rigid(bounded[:, :3], bounded[:, 3:], centre=centre)
 
 

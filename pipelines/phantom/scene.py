@@ -16,6 +16,8 @@ from scipy import ndimage
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.phantom.head import CENTRE, Head, field_hz
 from neurostorm_app.pipelines.phantom.networks import REGIONS, assign_regions
+from neurostorm_app.pipelines.phantom.relaxation import relaxation_rates
+from neurostorm_app.pipelines.phantom.settings import ECHO_TIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +56,8 @@ class Scene:
         Hz.
     region : ndarray, shape (X * Y * Z,), int16
         Index of ``REGIONS``, or ``NOWHERE``.
+    rates : ndarray, shape (X, Y, Z), float32, optional
+        Rate of decay of the signal, R2*, 1/s.
     """
 
     grid: Grid
@@ -62,10 +66,20 @@ class Scene:
     slow: NDArray[np.float32]
     field: NDArray[np.float32]
     region: NDArray[np.int16]
+    rates: NDArray[np.float32] | None = None
+
+    def rate(self, voxels: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Look up R2* at voxel coordinates (3, ...) of the grid, 1/s."""
+        rates = np.asarray(self.rates, dtype=np.float32)
+        return np.asarray(ndimage.map_coordinates(rates, voxels, order=1, mode="nearest"))
+
+    def decay(self, voxels: NDArray[np.float64], echo_time: float) -> NDArray[np.float32]:
+        """Tell how much signal there is at an echo time (s), relative to that at 30 ms."""
+        return np.asarray(np.exp((ECHO_TIME - echo_time) * self.rate(voxels)), dtype=np.float32)
 
 
-def build_scene(head: Head, anatomy: Anatomy, *, scale: Scale) -> Scene:
-    """Lay out the maps of a participant's head."""
+def build_scene(head: Head, anatomy: Anatomy, *, scale: Scale, decaying: bool = False) -> Scene:
+    """Lay out the maps of a participant's head; `decaying` adds the rates of decay."""
     step = scale.bold_zoom * 2 / 3
     middle = anatomy.template_to_t1w((CENTRE + _MIDDLE)[None])[0]
     i, j, k = (int(np.ceil(side / step)) for side in _BOX)
@@ -80,7 +94,10 @@ def build_scene(head: Head, anatomy: Anatomy, *, scale: Scale) -> Scene:
     region[neural] = assign_regions(points[neural])
     spline = np.asarray(ndimage.spline_filter(epi, order=3, output=np.float32))
     slow = slow_maps(points).reshape(-1, len(SLOW))
-    return Scene(grid, spline, grey.ravel(), slow, field_hz(points), region.ravel())
+    rates = None
+    if decaying:
+        rates = head.sample(ndimage.gaussian_filter(relaxation_rates(head), blur), points)
+    return Scene(grid, spline, grey.ravel(), slow, field_hz(points), region.ravel(), rates)
 
 
 def slow_maps(points: NDArray[np.float64]) -> NDArray[np.float32]:

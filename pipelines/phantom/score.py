@@ -1,15 +1,18 @@
-"""How far a result is from the truth, in mm and degrees."""
+"""How far a result is from the truth, in mm, degrees, Hz and voxels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import nibabel as nib
 import numpy as np
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.itk import read_itk_affines
+from neurostorm_app.pipelines.phantom.distortion import READOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.pipelines.phantom.truth import ParticipantTruth, RunTruth
 
-__all__ = ["PointMap", "score_coregistration", "score_motion", "score_normalization"]
+__all__ = ["PointMap", "score_coregistration", "score_field", "score_motion", "score_normalization"]
 
 PointMap: TypeAlias = "Callable[[NDArray[np.float64]], NDArray[np.float64]]"
 """A map of points (N, 3) to points (N, 3), mm RAS."""
@@ -118,6 +121,74 @@ def score_normalization(
         ``median_mm`` and ``p95_mm`` of distance over points of grey matter.
     """
     return _distances(t1w_to_std(truth.grey_t1w), template_to_std(truth.grey_template))
+
+
+def score_field(
+    truth: RunTruth,
+    true: Path,
+    found: Path,
+    *,
+    hmc: Path | NDArray[np.float64] | None = None,
+    readout: float = READOUT,
+) -> dict[str, float]:
+    """Compare a field on the grid of a BOLD reference with the truth, at points of the brain.
+
+    Parameters
+    ----------
+    truth : RunTruth
+        Of the run.
+    true, found : Path
+        Images of the field, Hz, (X, Y, Z); each on a grid of its own. Points that lie outside
+        the true one are not counted.
+    hmc : Path or ndarray, shape (T, 4, 4), optional
+        As in :func:`score_motion`: the reference of `found` has the pose that it says; by
+        default the first one of the run.
+    readout : float
+        Total readout time of the series, s.
+
+    Returns
+    -------
+    dict
+        Of the absolute error: ``median_voxels``, ``p95_voxels`` of shift, ``median_hz``,
+        ``p95_hz``. ``offset_hz`` and ``offset_voxels``: median of found minus true, signed.
+        ``rest_p95_voxels``: 95th percentile once the offset, which registration undoes, is taken
+        off. ``covered``: share of the points that `found` covers; others count as 0 Hz.
+
+    Raises
+    ------
+    DataError
+        If `hmc` has another number of volumes.
+    """
+    pose = np.eye(4) if hmc is None else _reference_pose(truth, _read_motion(truth, hmc))
+    points = _apply(truth.t1w_to_bold, truth.brain_t1w)
+    expected, within = _look_up(true, points)
+    measured, covered = _look_up(found, _apply(pose, points))
+    error = np.where(covered, measured, 0.0)[within] - expected[within]
+    offset = float(np.median(error))
+    away = np.abs(error)
+    median, p95 = (float(np.percentile(away, q)) for q in (50, 95))
+    return {
+        "median_hz": median,
+        "p95_hz": p95,
+        "median_voxels": median * readout,
+        "p95_voxels": p95 * readout,
+        "offset_hz": offset,
+        "offset_voxels": offset * readout,
+        "rest_p95_voxels": float(np.percentile(np.abs(error - offset), 95)) * readout,
+        "covered": float(covered[within].mean()),
+    }
+
+
+def _look_up(
+    path: Path, points: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Interpolate an image at points (N, 3), mm; tell which of them it covers."""
+    image = nib.Nifti1Image.from_filename(path)
+    voxels = _apply(np.linalg.inv(np.asarray(image.affine)), points).T
+    last = np.asarray(image.shape[:3])[:, None] - 0.5
+    inside = np.all((voxels > -0.5) & (voxels < last), axis=0)
+    volume = np.asarray(image.dataobj, dtype=np.float64).reshape(image.shape[:3])
+    return ndimage.map_coordinates(volume, voxels, order=1, mode="nearest"), inside
 
 
 def _distances(found: NDArray[np.float64], expected: NDArray[np.float64]) -> dict[str, float]:

@@ -6,14 +6,15 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.pipelines.phantom.bold import AMPLITUDE, READOUT
+from neurostorm_app.pipelines.phantom.bold import AMPLITUDE
+from neurostorm_app.pipelines.phantom.distortion import READOUT
 from neurostorm_app.pipelines.phantom.files import write_json
 from neurostorm_app.pipelines.phantom.head import TEMPLATE_SPACE
 from neurostorm_app.pipelines.phantom.networks import AGE_SLOPE, BAND, GROUP_FACTOR, REGIONS
-from neurostorm_app.pipelines.phantom.settings import SCALES, TASK, TR, Settings
+from neurostorm_app.pipelines.phantom.settings import ECHO_TIME, SCALES, TASK, TR, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -22,15 +23,14 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.phantom.people import Participant
 
 __all__ = [
-    "FIELD_ID",
     "bold_sidecar",
     "epi_sidecar",
+    "gre_sidecar",
+    "sbref_sidecar",
     "t1w_sidecar",
     "write_dataset_files",
     "write_truth_files",
 ]
-
-FIELD_ID = "pepolar"
 
 _SCANNER: dict[str, Any] = {
     "Manufacturer": "simulated",
@@ -90,7 +90,7 @@ def t1w_sidecar() -> dict[str, Any]:
 
 
 def bold_sidecar(
-    times: NDArray[np.float64], *, multiband: int, n_phase: int, distortion: bool
+    times: NDArray[np.float64], *, multiband: int, n_phase: int, settings: Settings
 ) -> dict[str, Any]:
     """Describe a BOLD series: slice times in s, `n_phase` lines along j, read against j."""
     sidecar = {
@@ -103,15 +103,32 @@ def bold_sidecar(
         "MultibandAccelerationFactor": multiband,
         **_epi("j-", n_phase),
     }
-    return {**sidecar, "B0FieldSource": FIELD_ID} if distortion else sidecar
+    return {**sidecar, "B0FieldSource": settings.fieldmap} if settings.is_distorted else sidecar
 
 
-def epi_sidecar(direction: str, *, n_phase: int, intended_for: Sequence[str]) -> dict[str, Any]:
+def sbref_sidecar(bold: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the single-band reference of a series."""
+    other = {"SliceTiming", "SliceEncodingDirection"}
+    return {n: v for n, v in bold.items() if n not in other} | {"MultibandAccelerationFactor": 1}
+
+
+def epi_sidecar(direction: str, *, n_phase: int, source: Mapping[str, Any]) -> dict[str, Any]:
     """Describe one of the pair that shows the field; `direction` is ``j`` or ``j-``."""
+    return {**_epi(direction, n_phase), **source}
+
+
+def gre_sidecar(source: Mapping[str, Any], **more: object) -> dict[str, Any]:
+    """Describe one of the images of a gradient-echo field map."""
     return {
-        **_epi(direction, n_phase),
-        "B0FieldIdentifier": FIELD_ID,
-        "IntendedFor": list(intended_for),
+        **_SCANNER,
+        "PulseSequenceType": "simulated double-echo gradient echo",
+        "ScanningSequence": "GR",
+        "SequenceName": "fm2d2r",
+        "MRAcquisitionType": "2D",
+        "RepetitionTime": 0.4,
+        "FlipAngle": 60,
+        **more,
+        **source,
     }
 
 
@@ -128,7 +145,7 @@ def write_dataset_files(out: Path, settings: Settings, participants: Sequence[Pa
             "GeneratedBy": [{"Name": "neurostorm-app", "Version": version("neurostorm-app")}],
         },
     )
-    (out / "README.md").write_text(_README.format(**asdict(settings)), encoding="utf-8")
+    (out / "README.md").write_text(_README.format(**settings.told()), encoding="utf-8")
     rows = [f"sub-{p.label}\t{p.age}\t{p.sex}\t{p.group}" for p in participants]
     table = "\n".join(["participant_id\tage\tsex\tgroup", *rows]) + "\n"
     (out / "participants.tsv").write_text(table, encoding="utf-8")
@@ -159,7 +176,7 @@ def write_truth_files(root: Path, settings: Settings) -> Path:
         path,
         {
             "Version": version("neurostorm-app"),
-            "Settings": asdict(settings),
+            "Settings": settings.told(),
             "Scale": asdict(SCALES[settings.scale]),
             "Template": TEMPLATE_SPACE,
             "Conventions": _CONVENTIONS,
@@ -186,7 +203,7 @@ def _epi(direction: str, n_phase: int) -> dict[str, Any]:
         "SequenceName": "epi",
         "MRAcquisitionType": "2D",
         "FlipAngle": 75,
-        "EchoTime": 0.03,
+        "EchoTime": ECHO_TIME,
         "PhaseEncodingDirection": direction,
         "EffectiveEchoSpacing": round(READOUT / (n_phase - 1), 8),
         "TotalReadoutTime": READOUT,

@@ -8,6 +8,8 @@ Directions, all in mm RAS:
 - ``motion[t]`` maps a point of the head in its reference pose, in the scanner, to where it is
   at volume t. ``motion[t] @ inv(motion[r])`` maps points of volume r to points of volume t.
 - ``t1w_to_bold`` maps points of the T1w to the scanner, head in reference pose.
+
+With several T1w images of a participant, "the T1w" is the first.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from neurostorm_app.pipelines.itk import read_itk_composite, write_itk_composite
 from neurostorm_app.pipelines.phantom.head import TEMPLATE_SPACE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -73,6 +75,10 @@ class ParticipantTruth:
         The same points of grey matter in both spaces, mm.
     connectivity : ndarray, shape (V, V)
         Correlation between the regions.
+    t1w_poses : ndarray, shape (n, 4, 4), optional
+        Points of the first T1w to points of each, mm; if there are several.
+    t1w_to_fmap : ndarray, shape (4, 4), optional
+        Points of the T1w to the scans of the field, mm; if there are any.
     """
 
     t1w_to_template: Chain
@@ -80,6 +86,8 @@ class ParticipantTruth:
     grey_template: NDArray[np.float64]
     grey_t1w: NDArray[np.float64]
     connectivity: NDArray[np.float64]
+    t1w_poses: NDArray[np.float64] | None = None
+    t1w_to_fmap: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -98,6 +106,10 @@ class RunTruth:
         s.
     signals : ndarray, shape (V, T)
         Signals of the regions at the start of each volume, standard deviation about 1.
+    sbref : ndarray, shape (4, 4), optional
+        Points of the head in reference pose to points of the single-band reference, mm.
+    spikes : ndarray, shape (T, Z), optional
+        Factor of the signal of each slice.
     """
 
     motion: NDArray[np.float64]
@@ -105,6 +117,8 @@ class RunTruth:
     brain_t1w: NDArray[np.float64]
     slice_times: NDArray[np.float64]
     signals: NDArray[np.float32]
+    sbref: NDArray[np.float64] | None = None
+    spikes: NDArray[np.float32] | None = None
 
 
 def write_participant_truth(folder: Path, truth: ParticipantTruth) -> None:
@@ -113,12 +127,8 @@ def write_participant_truth(folder: Path, truth: ParticipantTruth) -> None:
     forward, back = _xfm_paths(folder)
     write_itk_composite(forward, truth.t1w_to_template)
     write_itk_composite(back, truth.template_to_t1w)
-    np.savez_compressed(
-        folder / f"{folder.name}_truth.npz",
-        grey_template=truth.grey_template,
-        grey_t1w=truth.grey_t1w,
-        connectivity=truth.connectivity,
-    )
+    arrays = ("grey_template", "grey_t1w", "connectivity", "t1w_poses", "t1w_to_fmap")
+    _write_arrays(folder / f"{folder.name}_truth.npz", truth, arrays)
 
 
 def read_participant_truth(folder: Path) -> ParticipantTruth:
@@ -131,19 +141,15 @@ def read_participant_truth(folder: Path) -> ParticipantTruth:
             grey_template=stored["grey_template"],
             grey_t1w=stored["grey_t1w"],
             connectivity=stored["connectivity"],
+            t1w_poses=stored.get("t1w_poses"),
+            t1w_to_fmap=stored.get("t1w_to_fmap"),
         )
 
 
 def write_run_truth(path: Path, truth: RunTruth) -> None:
     """Write what is true of a run (npz)."""
-    np.savez_compressed(
-        path,
-        motion=truth.motion,
-        t1w_to_bold=truth.t1w_to_bold,
-        brain_t1w=truth.brain_t1w,
-        slice_times=truth.slice_times,
-        signals=truth.signals,
-    )
+    names = ("motion", "t1w_to_bold", "brain_t1w", "slice_times", "signals", "sbref", "spikes")
+    _write_arrays(path, truth, names)
 
 
 def read_run_truth(path: Path) -> RunTruth:
@@ -155,7 +161,15 @@ def read_run_truth(path: Path) -> RunTruth:
             brain_t1w=stored["brain_t1w"],
             slice_times=stored["slice_times"],
             signals=stored["signals"],
+            sbref=stored.get("sbref"),
+            spikes=stored.get("spikes"),
         )
+
+
+def _write_arrays(path: Path, truth: ParticipantTruth | RunTruth, names: Sequence[str]) -> None:
+    """Write the arrays of a truth that it has (npz)."""
+    found = {name: getattr(truth, name) for name in names}
+    np.savez_compressed(path, **{name: a for name, a in found.items() if a is not None})
 
 
 def _xfm_paths(folder: Path) -> tuple[Path, Path]:

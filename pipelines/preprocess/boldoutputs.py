@@ -1,191 +1,152 @@
-"""The last steps of a BOLD run, files in and files out: confounds, and standard space."""
+"""The last step of a BOLD run, files in and files out: onto the grid of an output space."""
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
 import numpy as np
+from nibabel.affines import from_matvec
 
-from neurostorm_app.pipelines.grid import Grid, standard_grid
-from neurostorm_app.pipelines.image import MNI, open_image, read_volume, write_series, write_volume
+from neurostorm_app.pipelines.grid import Grid
+from neurostorm_app.pipelines.image import (
+    MNI,
+    NATIVE,
+    open_image,
+    read_volume,
+    write_series,
+    write_volume,
+)
 from neurostorm_app.pipelines.itk import read_itk_affines, read_itk_composite
-from neurostorm_app.pipelines.preprocess.confound_table import ConfoundInputs, make_confounds
-from neurostorm_app.pipelines.preprocess.noisemask import find_noise_voxels
-from neurostorm_app.pipelines.resample import VolumeSampler, resample_series, resample_volume
+from neurostorm_app.pipelines.preprocess.boldseries import AcquiredSeries
+from neurostorm_app.pipelines.resample import PointMap, resample_volume
+from neurostorm_app.pipelines.stage import OutputSpace
+from neurostorm_app.pipelines.templates import find_grid
 from neurostorm_app.pipelines.xfm import Affine, Chain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-    import pandas as pd
-    from numpy.typing import NDArray
+__all__ = ["read_coregistration", "to_space"]
 
-__all__ = ["confounds", "standardization"]
+FINEST = "1"
+"""TemplateFlow's index of a template's finest grid."""
+ALIGNED = 2
+"""NIfTI code of the world of a template that is not of the MNI."""
 
 
-def confounds(  # noqa: PLR0913
-    bold: Path,
-    *,
+def to_space(  # noqa: PLR0913
     files: Mapping[str, Path],
-    tr: float,
-    n_skipped: int,
-    thresholds: tuple[float, float],
-    folder: Path,
-    n_threads: int,
-) -> dict[str, Any]:
-    """Compute the confounds table of a run.
-
-    Parameters
-    ----------
-    bold : Path
-        The series as acquired.
-    files : mapping of str to Path
-        ``boldref``, ``mask``, ``hmc_xfm``, ``coreg_xfm``, and ``gm``, ``wm``, ``csf`` on the
-        grid of the T1w image.
-    tr : float
-        Repetition time in seconds.
-    n_skipped : int
-        Volumes at the start that are not steady.
-    thresholds : tuple of float
-        Of framewise displacement (mm) and standardised DVARS.
-    folder : Path
-        Where to write.
-    n_threads : int
-        Volumes at a time.
-
-    Returns
-    -------
-    dict
-        Paths ``confounds`` and ``confounds_json``, and ``qc``.
-    """
-    volume, grid = read_volume(files["boldref"])
-    brain = read_volume(files["mask"])[0] > 0
-    matrices = read_itk_affines(files["hmc_xfm"])
-    coreg = Affine(read_itk_affines(files["coreg_xfm"])[0])
-    tissues = {name: read_volume(files[name])[0] for name in ("gm", "wm", "csf")}
-    source = Grid.of(open_image(files["gm"]))
-    noise, purity = find_noise_voxels(
-        tissues, source=source, target=grid, mask=brain, xfm=coreg.inverse()
-    )
-    inputs = ConfoundInputs(
-        series=_still_voxels(bold, grid, brain, matrices=matrices, n_threads=n_threads),
-        noise=noise,
-        matrices=matrices,
-        reference=volume,
-        grid=grid,
-        tr=tr,
-        n_skipped=n_skipped,
-    )
-    table, metadata = make_confounds(
-        inputs, fd_threshold=thresholds[0], dvars_threshold=thresholds[1]
-    )
-    paths = {
-        "confounds": folder / "desc-confounds_timeseries.tsv",
-        "confounds_json": folder / "desc-confounds_timeseries.json",
-    }
-    table.to_csv(paths["confounds"], sep="\t", index=False, na_rep="n/a", float_format="%.10g")
-    paths["confounds_json"].write_text(json.dumps(metadata, indent=2), encoding="utf-8")
-    qc = _summarize(table) | {"noise_mask_purity": purity}
-    qc["noise_mask_voxels"] = {name: int(voxels.sum()) for name, voxels in noise.items()}
-    return {**paths, "qc": qc}
-
-
-def _still_voxels(
-    bold: Path,
-    grid: Grid,
-    brain: NDArray[np.bool_],
     *,
-    matrices: NDArray[np.float64],
-    n_threads: int,
-) -> NDArray[np.float32]:
-    """Read the brain's voxels (V, T) on the native grid, head motion taken off."""
-    series = np.empty((np.count_nonzero(brain), len(matrices)), dtype=np.float32)
-    volumes = resample_series(
-        bold, source=grid, target=grid, motion=matrices, mask=brain, n_threads=n_threads
-    )
-    for number, volume in enumerate(volumes):
-        series[:, number] = volume[brain]
-    return series
-
-
-def _summarize(table: pd.DataFrame) -> dict[str, Any]:
-    displacement = table["framewise_displacement"].to_numpy()[1:]
-    changes = table["std_dvars"].to_numpy()[1:]
-    outliers = [name for name in table.columns if name.startswith("motion_outlier")]
-    return {
-        "fd_mean_mm": round(float(displacement.mean()), 4),
-        "fd_max_mm": round(float(displacement.max()), 4),
-        "std_dvars_mean": round(float(changes.mean()), 4),
-        "n_motion_outliers": len(outliers),
-    }
-
-
-def standardization(
-    bold: Path,
-    *,
-    files: Mapping[str, Path],
-    space: tuple[str, str],
-    tr: float,
     folder: Path,
+    facts: Mapping[str, Any],
+    name: str,
+    res: str | None,
+    tr: float,
+    with_series: bool,
+    series_dir: str,
     n_threads: int,
+    device: str,
 ) -> dict[str, Path]:
-    """Bring series, reference and mask onto a standard grid.
+    """Bring reference, mask and series of a run onto the grid of an output space.
 
     Parameters
     ----------
-    bold : Path
-        The series as acquired.
-    files : mapping of str to Path
-        ``boldref``, ``mask``, ``hmc_xfm``, ``coreg_xfm`` and ``to_std_xfm``.
-    space : tuple of str
-        TemplateFlow name and resolution index of the grid.
+    files : mapping
+        What `AcquiredSeries.of` takes, ``coreg_boldref``, ``mask``, and for the space
+        ``coreg_xfm``, ``t1w`` or ``to:`` the template.
+    folder : Path
+        Where to write reference and mask.
+    facts : mapping
+        What the reference step found.
+    name : str
+        ``native``, ``T1w`` or a TemplateFlow name.
+    res : str or None
+        Resolution index of a standard space.
     tr : float
         Repetition time in seconds.
-    folder : Path
-        Where to write.
+    with_series : bool
+        Write the series too.
+    series_dir : str
+        Where to write it.
     n_threads : int
         Volumes at a time.
+    device : str
+        Where interpolation is computed.
 
     Returns
     -------
     dict of Path
-        ``bold_std`` (float32), ``boldref_std`` (float32) and ``mask_std`` (uint8).
+        ``boldref:``, ``mask:`` (uint8) and, if asked, ``bold:`` (float32) the space; of
+        ``native`` the series alone, as the other two are there.
     """
-    volume, grid = read_volume(files["boldref"])
-    target = standard_grid(*space)
-    coreg = Affine(read_itk_affines(files["coreg_xfm"])[0])
-    points = Chain.of(read_itk_composite(files["to_std_xfm"]), coreg)(target.world())
-    matrices = read_itk_affines(files["hmc_xfm"])
-    stem = f"space-{space[0]}_res-{space[1]}"
-    paths = {
-        "bold_std": folder / f"{stem}_desc-preproc_bold.nii.gz",
-        "boldref_std": folder / f"{stem}_boldref.nii.gz",
-        "mask_std": folder / f"{stem}_desc-brain_mask.nii.gz",
-    }
-    sampler = VolumeSampler(points.reshape(-1, 3), source=grid)
-    still = sampler(volume, np.eye(4)).reshape(target.shape)
-    write_volume(paths["boldref_std"], still, grid=target, code=MNI)
-    inside = resample_volume(
-        read_volume(files["mask"])[0], source=grid, target=target, xfm=lambda _: points, order=1
-    )
-    write_volume(paths["mask_std"], inside > 0.5, grid=target, dtype=np.uint8, code=MNI)
-    volumes = resample_series(
-        bold,
-        source=grid,
-        target=target,
-        to_bold=lambda _: points.reshape(-1, 3),
-        motion=matrices,
-        n_threads=n_threads,
-    )
-    write_series(
-        paths["bold_std"],
-        volumes,
-        grid=target,
-        n_volumes=len(matrices),
-        tr=tr,
-        code=MNI,
-        n_threads=n_threads,
-    )
+    space = OutputSpace(name=name, res=res)
+    run = AcquiredSeries.of(files, facts=facts, n_threads=n_threads, device=device)
+    target, to_bold = _way(space, files, run.source)
+    code = MNI if name.startswith("MNI") else NATIVE if not space.is_standard else ALIGNED
+    label = space.label
+    paths = {f"boldref:{label}": folder / "boldref.nii.gz", f"mask:{label}": folder / "mask.nii.gz"}
+    if to_bold is None:
+        paths = {}
+    else:
+        still, source = read_volume(files["coreg_boldref"])
+        still = resample_volume(still, source=source, target=target, xfm=to_bold)
+        write_volume(paths[f"boldref:{label}"], still, grid=target, code=code)
+        brain, _ = read_volume(files["mask"])
+        # A cubic spline would ring where the mask ends.
+        inside = resample_volume(brain, source=source, target=target, xfm=to_bold, order=1) > 0.5
+        write_volume(paths[f"mask:{label}"], inside, grid=target, dtype=np.uint8, code=code)
+    if with_series:
+        folder = Path(series_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths[f"bold:{label}"] = folder / f"{label.replace(':', '_')}_bold.nii.gz"
+        write_series(
+            paths[f"bold:{label}"],
+            run.on(target, to_bold=to_bold),
+            grid=target,
+            n_volumes=run.n_volumes,
+            tr=tr,
+            code=code,
+            n_threads=n_threads,
+        )
     return paths
+
+
+def read_coregistration(files: Mapping[str, Path]) -> Affine:
+    """Read T1w points to BOLD points; without a T1w image the two are one."""
+    if "coreg_xfm" not in files:
+        return Affine.identity()
+    return Affine(read_itk_affines(files["coreg_xfm"])[0])
+
+
+def _way(
+    space: OutputSpace, files: Mapping[str, Path], native: Grid
+) -> tuple[Grid, PointMap | None]:
+    """Find the grid of an output space, and the map of its points to those of the reference."""
+    if space.name == "native":
+        return native, None
+    coreg = read_coregistration(files)
+    if space.name == "T1w":
+        return _with_zooms(Grid.of(open_image(files["t1w"])), native), coreg
+    if space.res == "native":
+        target = _with_zooms(find_grid(space.name, FINEST), native)
+    else:
+        target = find_grid(space.name, space.res or FINEST)
+    return target, Chain.of(read_itk_composite(files[f"to:{space.name}"]), coreg)
+
+
+def _with_zooms(grid: Grid, native: Grid) -> Grid:
+    """Cover a field of view in RAS+ order with voxels of the sizes of the BOLD series.
+
+    Each BOLD axis lends its size to the one nearest to it.
+    """
+    nearest = nib.io_orientation(native.affine)[:, 0].astype(int)
+    zooms = np.empty(3)
+    zooms[nearest] = native.zooms
+    scale = zooms / np.asarray(grid.zooms)
+    x, y, z = (max(1, int(np.ceil(n / s))) for n, s in zip(grid.shape, scale, strict=True))
+    linear = grid.affine[:3, :3] * scale
+    middle = grid.affine @ [*((np.asarray(grid.shape) - 1) / 2), 1.0]
+    first = middle[:3] - linear @ ((np.array([x, y, z]) - 1) / 2)
+    return Grid((x, y, z), from_matvec(linear, first))

@@ -1,14 +1,15 @@
-"""The first steps of a BOLD run, files in and files out: reference, motion, coregistration."""
+"""The first steps of a BOLD run, files in and files out: from the reference to its place."""
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import ndimage
 
-from neurostorm_app.errors import UsageError
+from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import (
     iter_volumes,
@@ -17,25 +18,32 @@ from neurostorm_app.pipelines.image import (
     write_volume,
 )
 from neurostorm_app.pipelines.itk import write_itk_affines
-from neurostorm_app.pipelines.preprocess.anatomical import correct_bias
+from neurostorm_app.pipelines.preprocess.bias import correct_bias
+from neurostorm_app.pipelines.preprocess.boldnormalization import normalize_boldref
+from neurostorm_app.pipelines.preprocess.boldseries import finite_part
 from neurostorm_app.pipelines.preprocess.coregistration import Anatomy, coregister
-from neurostorm_app.pipelines.preprocess.motion import MotionEstimator, estimate_motion
+from neurostorm_app.pipelines.preprocess.intake import survey_series
+from neurostorm_app.pipelines.preprocess.motion import MotionEstimator, track_head
 from neurostorm_app.pipelines.preprocess.reference import (
-    N_LOOKED_AT,
     check_series,
     count_nonsteady,
     find_brain,
     make_reference,
-    rough_head,
 )
+from neurostorm_app.pipelines.preprocess.roughhead import rough_head
+from neurostorm_app.pipelines.preprocess.slicetiming import read_slice_times
 from neurostorm_app.pipelines.resample import resample_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from neurostorm_app.pipelines.preprocess.coregistration import Init
+    from neurostorm_app.pipelines.preprocess.slicetiming import SliceTimes
 
-__all__ = ["coregistration", "motion", "reference"]
+__all__ = ["coregistration", "facts", "motion", "reference", "straight_to_template"]
+
+logger = logging.getLogger(__name__)
 
 RIM = 2
 """Voxels around the brain that move with it."""
@@ -45,29 +53,70 @@ TRUSTED_OVERLAP = 0.8
 """Overlap of the brain masks from which on one may correct the other."""
 
 
-def reference(bold: Path, tr: float, *, dummy_scans: int | None, folder: Path) -> dict[str, Any]:
-    """Make the BOLD reference and find the brain in it.
+def facts(  # noqa: PLR0913
+    files: Mapping[str, Path],
+    *,
+    folder: Path,
+    name: str,
+    tr: float,
+    metadata: Mapping[str, Any],
+    dummy_scans: int | None,
+    slice_time_ref: float | None,
+    distortion: Mapping[str, Any],
+    echo_times: Sequence[float],
+    notes: Sequence[str],
+    told: Sequence[str],
+) -> dict[str, Any]:
+    """Check a run at the door, and settle what later steps need to know of it.
 
     Parameters
     ----------
-    bold : Path
-        The series as acquired.
-    tr : float
-        Repetition time in seconds.
-    dummy_scans : int or None
-        Volumes at the start that are not steady; None looks for them.
+    files : mapping
+        ``bold:1`` and further echoes as acquired.
     folder : Path
         Where to write.
+    name : str
+        The label of the run, for messages.
+    tr : float
+        Repetition time in seconds.
+    metadata : mapping
+        What the sidecar says of slice timing.
+    dummy_scans : int or None
+        Volumes at the start that are not steady; None looks for them.
+    slice_time_ref : float or None
+        Moment that slices are brought to, 0 to 1; None leaves them.
+    distortion : mapping
+        ``phase``, ``readout`` and ``jacobian``; empty without a field.
+    echo_times : sequence of float
+        Seconds; empty with a single echo.
+    notes : sequence of str
+        What is not corrected and why.
+    told : sequence of str
+        What of the run is known already, and is only kept.
 
     Returns
     -------
     dict
-        Paths ``boldref`` and ``mask``, the number ``n_skipped``, and ``qc``.
+        The ``facts`` (JSON types), and ``qc``.
+
+    Raises
+    ------
+    DataError, CorruptImageError
+        If the series cannot be preprocessed.
+    UsageError
+        If dummy scans leave too little.
     """
+    bold = files["bold:1"]
     n_volumes = check_series(bold, tr)
-    grid = Grid.of(open_image(bold), bold)
-    first = itertools.islice(iter_volumes(bold), N_LOOKED_AT)
-    detected = count_nonsteady(np.array([float(volume.mean()) for volume in first]))
+    shape = open_image(bold).shape
+    for other in files.values():
+        if open_image(other).shape != shape:
+            raise DataError(
+                f"{other}: an echo of shape {open_image(other).shape}; {bold.name} has {shape}",
+                fix="leave the run out, or repair the conversion: echoes of a run have one shape",
+            )
+    survey = survey_series(bold)
+    detected = count_nonsteady(survey.means)
     skipped = detected if dummy_scans is None else dummy_scans
     if n_volumes - skipped < 5:
         raise UsageError(
@@ -75,74 +124,142 @@ def reference(bold: Path, tr: float, *, dummy_scans: int | None, folder: Path) -
             " at least 5 are needed",
             fix="give a smaller --dummy-scans, or leave the run out",
         )
-    volume = make_reference(bold, grid, n_skipped=skipped)
-    mask = find_brain(volume, grid)
-    paths = {"boldref": folder / "desc-hmc_boldref.nii.gz", "mask": folder / "mask.nii.gz"}
-    write_volume(paths["boldref"], volume, grid=grid)
-    write_volume(paths["mask"], mask, grid=grid, dtype=np.uint8)
-    litres = mask.sum() * abs(np.linalg.det(grid.affine[:3, :3])) / 1e6
+    said, timing = list(notes), None
+    if slice_time_ref is not None:
+        timing, reason = read_slice_times(
+            metadata, shape=shape[:3], tr=tr, path=bold, reference=slice_time_ref
+        )
+        said += [f"slice timing is not corrected: {reason}"] if reason else []
+    for note in said:
+        logger.warning("%s: %s", name, note)
+    head = None
+    if survey.head is not None:
+        head = folder / "finite.nii.gz"
+        write_volume(head, survey.head, grid=Grid.of(open_image(bold), bold), dtype=np.uint8)
+    settled = {
+        "n_skipped": skipped,
+        "timing": timing and _as_dict(timing),
+        "echo_times": list(echo_times),
+        "head": head and str(head),
+        **distortion,
+    }
     qc = {
         "n_volumes": n_volumes,
         "tr": tr,
-        "shape": list(grid.shape),
-        "zooms_mm": [round(zoom, 4) for zoom in grid.zooms],
         "n_nonsteady_detected": detected,
         "n_nonsteady_used": skipped,
+        "n_echoes": max(1, len(echo_times)),
+        "slice_timing": timing and {"reference_s": round(timing.reference, 6)},
+        "notes": [*told, *said],
+        **survey.qc(),
+    }
+    return {"facts": settled, "qc": qc}
+
+
+def _as_dict(timing: SliceTimes) -> dict[str, Any]:
+    content = asdict(timing)
+    return content | {"times": [float(time) for time in timing.times]}
+
+
+def reference(
+    files: Mapping[str, Path], *, folder: Path, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Make the BOLD reference and find the brain in it.
+
+    Parameters
+    ----------
+    files : mapping
+        ``bold:1``, and ``sbref`` if there is one.
+    folder : Path
+        Where to write.
+    facts : mapping
+        Of the run.
+
+    Returns
+    -------
+    dict
+        Paths ``hmc_boldref`` and ``hmc_mask``, and ``qc``.
+    """
+    bold = files["bold:1"]
+    grid = Grid.of(open_image(bold), bold)
+    volume, qc = make_reference(bold, grid, n_skipped=facts["n_skipped"], sbref=files.get("sbref"))
+    mask = find_brain(volume, grid)
+    paths = {"hmc_boldref": folder / "desc-hmc_boldref.nii.gz", "hmc_mask": folder / "mask.nii.gz"}
+    write_volume(paths["hmc_boldref"], volume, grid=grid)
+    write_volume(paths["hmc_mask"], mask, grid=grid, dtype=np.uint8)
+    litres = mask.sum() * abs(np.linalg.det(grid.affine[:3, :3])) / 1e6
+    qc |= {
+        "shape": list(grid.shape),
+        "zooms_mm": [round(zoom, 4) for zoom in grid.zooms],
         "brain_litres": round(float(litres), 4),
     }
-    return {**paths, "n_skipped": skipped, "qc": qc}
+    return {**paths, "qc": qc}
 
 
-def motion(bold: Path, *, boldref: Path, mask: Path, folder: Path, n_threads: int) -> Path:
-    """Estimate head motion; give the file of affines, reference points to volume points."""
-    volume, grid = read_volume(boldref)
-    rigid = ndimage.binary_dilation(read_volume(mask)[0] > 0, iterations=RIM)
-    estimator = MotionEstimator(volume, grid, rigid)
-    matrices = estimate_motion(iter_volumes(bold), estimator, n_threads=n_threads)
+def motion(
+    files: Mapping[str, Path],
+    *,
+    folder: Path,
+    facts: Mapping[str, Any],
+    n_threads: int,
+    device: str,
+) -> dict[str, Any]:
+    """Estimate head motion; give ``hmc_xfm``, reference points to points of each volume."""
+    volume, grid = read_volume(files["hmc_boldref"])
+    rigid = ndimage.binary_dilation(read_volume(files["hmc_mask"])[0] > 0, iterations=RIM)
+    estimator = MotionEstimator(volume, grid, rigid, device=device)
+    volumes = iter_volumes(files["bold:1"], brain=finite_part(facts))
+    track = track_head(volumes, estimator, n_threads=n_threads)
     out = folder / "from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"
-    write_itk_affines(out, matrices)
-    return out
+    write_itk_affines(out, track.matrices)
+    return {"hmc_xfm": out, "qc": {"unseen_volumes": list(track.unseen)}}
 
 
 def coregistration(
-    boldref: Path,
-    *,
-    mask: Path,
-    anatomy: Mapping[str, Path],
-    dof: int,
-    seed: int,
-    folder: Path,
+    files: Mapping[str, Path], *, folder: Path, dof: Literal[6, 9, 12], init: Init, seed: int
 ) -> dict[str, Any]:
     """Place the BOLD reference on the T1w image, and take the neck out of the BOLD mask by it.
 
     Parameters
     ----------
-    boldref, mask : Path
-        BOLD reference and the brain in it.
-    anatomy : mapping of str to Path
-        ``t1w``, ``t1w_mask``, ``gm`` and ``wm``, on one grid.
-    dof : int
-        Degrees of freedom; this version knows 6.
-    seed : int
-        Seed of the sampling.
+    files : mapping
+        ``boldref`` and ``boldref_mask``, without distortion; ``t1w``, ``t1w_mask``, ``gm`` and
+        ``wm`` on one grid.
     folder : Path
         Where to write.
+    dof : int
+        Degrees of freedom: 6, 9 or 12.
+    init : str
+        Where the registration starts: ``auto``, ``t1w`` or ``header``.
+    seed : int
+        Seed of the sampling.
 
     Returns
     -------
     dict
         Paths ``coreg_boldref``, ``mask`` and ``coreg_xfm``, and ``qc``.
     """
-    if dof != 6:
-        raise UsageError(
-            f"{dof} degrees of freedom for BOLD to T1w; this version knows 6, a rigid head",
-            fix="leave --bold2anat-dof at 6",
-        )
-    volume, grid = read_volume(boldref)
-    brain = read_volume(mask)[0] > 0
+    volume, grid = read_volume(files["boldref"])
+    brain = read_volume(files["boldref_mask"])[0] > 0
     even, _ = correct_bias(volume, grid, mask=rough_head(volume))
-    head = _read_anatomy(anatomy)
-    xfm, qc = coregister(even, grid, bold_mask=brain, anatomy=head, work_dir=folder, seed=seed)
+    t1w, t1w_grid = read_volume(files["t1w"])
+    head = Anatomy(
+        t1w=t1w,
+        gm=read_volume(files["gm"])[0],
+        wm=read_volume(files["wm"])[0],
+        mask=read_volume(files["t1w_mask"])[0] > 0,
+        grid=t1w_grid,
+    )
+    xfm, qc = coregister(
+        even,
+        grid,
+        bold_mask=brain,
+        anatomy=head,
+        dof=dof,
+        init=init,
+        work_dir=folder,
+        seed=seed,
+    )
     if qc["mask_overlap"] >= TRUSTED_OVERLAP:
         away = ndimage.distance_transform_edt(~head.mask, sampling=head.grid.zooms)
         distance = resample_volume(away, source=head.grid, target=grid, xfm=xfm.inverse(), order=1)
@@ -161,12 +278,38 @@ def coregistration(
     return {**paths, "qc": qc}
 
 
-def _read_anatomy(files: Mapping[str, Path]) -> Anatomy:
-    t1w, grid = read_volume(files["t1w"])
-    return Anatomy(
-        t1w=t1w,
-        gm=read_volume(files["gm"])[0],
-        wm=read_volume(files["wm"])[0],
-        mask=read_volume(files["t1w_mask"])[0] > 0,
-        grid=grid,
+def straight_to_template(
+    files: Mapping[str, Path], *, folder: Path, spaces: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Bring the BOLD reference to templates without a T1w image.
+
+    Parameters
+    ----------
+    files : mapping
+        ``boldref`` and ``boldref_mask``, without distortion.
+    folder : Path
+        Where to write.
+    spaces : sequence of str
+        TemplateFlow names.
+    seed : int
+        Seed of the sampling.
+
+    Returns
+    -------
+    dict
+        Paths ``coreg_boldref``, ``mask``, ``to:`` and ``from:`` each template, the template's
+        ``gm``, ``wm`` and ``csf`` on the grid of the reference, and ``qc``.
+    """
+    volume, grid = read_volume(files["boldref"])
+    brain = read_volume(files["boldref_mask"])[0] > 0
+    even, _ = correct_bias(volume, grid, mask=rough_head(volume))
+    paths = {
+        "coreg_boldref": folder / "desc-coreg_boldref.nii.gz",
+        "mask": folder / "desc-brain_mask.nii.gz",
+    }
+    write_volume(paths["coreg_boldref"], even, grid=grid)
+    write_volume(paths["mask"], brain, grid=grid, dtype=np.uint8)
+    done = normalize_boldref(
+        paths["coreg_boldref"], paths["mask"], spaces=spaces, out_dir=folder, seed=seed
     )
+    return {**paths, **done}

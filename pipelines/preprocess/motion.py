@@ -1,19 +1,22 @@
 r"""Head motion: for each volume the rigid map from the reference to where the head was.
 
 With :math:`R` the reference, :math:`V` a volume and :math:`T` the rigid map of points,
-:math:`V(T(x)) \approx g R(x) + o` for all points x of the brain. One Gauss-Newton step asks by
-which small rigid map :math:`W_\delta` the *reference* would have to move,
-:math:`V(T(x)) \approx g R(x) + g J(x) \delta + o`, and takes it off:
-:math:`T \leftarrow T W_\delta^{-1}`. As J belongs to the reference it is made once, and a step
-costs one interpolation of V at the points; those that come near the edge of the acquired voxels
-are left out. A coarse level catches large motion, a fine one measures it. Each volume starts at
-rest, so that the result does not depend on the number of threads.
+:math:`V(T(x)) \approx g(x) R(x) + o` for all points x of the brain; the gain g is a polynomial in
+space, so that an uneven brightness that drifts is not taken for motion. One Gauss-Newton step
+asks by which small rigid map :math:`W_\delta` the *reference* would have to move, and takes it
+off: :math:`T \leftarrow T W_\delta^{-1}`. As the slopes belong to the reference they are made
+once, and a step costs one interpolation of V at the points; those that come near the edge of the
+acquired voxels are left out. Points whose residuals stand out weigh less or nothing (Tukey), so
+that slices without signal, spikes and active regions do not pull.
+
+A coarse level catches large motion, finer ones measure it. Each volume starts at rest, so that
+the result depends neither on the volumes before nor on the number of threads.
 
 References
 ----------
 Baker S., Matthews I. 2004, Int. J. Comput. Vis. 56:221, "Lucas-Kanade 20 years on", section 3.2
-(inverse compositional). Friston K. et al. 1995, Hum. Brain Mapp. 3:165 (realignment of
-smoothed volumes).
+(inverse compositional). Friston K. et al. 1995, Hum. Brain Mapp. 3:165 (realignment of smoothed
+volumes). Holland P., Welsch R. 1977, Commun. Stat. A6:813 (iterated weights).
 """
 
 from __future__ import annotations
@@ -21,93 +24,63 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
-from nibabel.affines import apply_affine
-from scipy import ndimage
-from scipy.spatial.transform import Rotation
+
+from neurostorm_app.errors import DataError
+from neurostorm_app.pipelines.preprocess.motion_levels import LEVELS, build_template
+from neurostorm_app.pipelines.preprocess.motion_maps import bridge, rms_displacement
+from neurostorm_app.pipelines.preprocess.motion_slices import SliceGains
+from neurostorm_app.pipelines.preprocess.motion_steps import Pose, descend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
     from neurostorm_app.pipelines.grid import Grid
+    from neurostorm_app.pipelines.preprocess.motion_steps import Sight
 
-__all__ = ["MotionEstimator", "estimate_motion", "motion_parameters", "rms_displacement"]
+    Volume = NDArray[np.float32]
 
-RADIUS = 50.0
-"""Millimetres: a rotation is as large as the path it makes on a sphere of this radius."""
+__all__ = [
+    "HeadTrack",
+    "MotionEstimator",
+    "estimate_motion",
+    "rms_displacement",
+    "track_head",
+]
+
+BATCH = 16
+"""Volumes that torch measures at a time; the loops take one per thread."""
+FEWEST_SLICES = 4
+"""Slices without which turns out of their plane are not measured to 0.2 mm."""
+FEWEST_POINTS = 200
+"""Points without which six numbers are not measured."""
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """How one level of the pyramid looks at images.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class HeadTrack:
+    """Where the head was in each volume.
 
     Parameters
     ----------
-    fwhm : float
-        Smoothing of reference and volumes, mm.
-    n_points : int
-        Points of the reference that are compared: those with the largest gradients.
-    order : int
-        Of the interpolating spline.
-    tolerance : float
-        Stop when a step moves no point of the head more than this, mm.
-    n_steps : int
-        Stop after so many steps.
+    matrices : ndarray, shape (T, 4, 4)
+        Points of the reference to points of each volume, RAS+ mm.
+    unseen : tuple of int
+        Volumes in which no head was found, such as empty ones; their matrices lie between those
+        of their neighbours.
+    residuals : ndarray, shape (T,)
+        Robust standard deviation of what neither motion nor gain explains, relative to the
+        contrast of the head; not a number where nothing was found.
     """
 
-    fwhm: float
-    n_points: int
-    order: Literal[1, 3]
-    tolerance: float
-    n_steps: int
-
-
-LEVELS = (
-    Level(fwhm=16.0, n_points=6_000, order=1, tolerance=0.1, n_steps=12),
-    Level(fwhm=6.0, n_points=20_000, order=3, tolerance=0.003, n_steps=15),
-)
-
-
-class _Template:
-    """The reference at one level: points, and what their values say about a small rigid map."""
-
-    def __init__(
-        self, reference: NDArray[np.float32], grid: Grid, mask: NDArray[np.bool_], level: Level
-    ) -> None:
-        self.level = level
-        self.sigma = level.fwhm / 2.3548 / np.asarray(grid.zooms)
-        self.to_voxels = np.linalg.inv(grid.affine)
-        self._last = np.asarray(grid.shape)[:, None] - 1.0
-        self._margin = level.fwhm / 2.0 / np.asarray(grid.zooms)[:, None]
-        smooth = ndimage.gaussian_filter(reference, self.sigma, mode="nearest")
-        slope = np.stack(np.gradient(smooth.astype(np.float64)), axis=-1) @ self.to_voxels[:3, :3]
-        usable = self.is_inside(np.indices(grid.shape).reshape(3, -1)) & mask.ravel()
-        strength = np.where(usable, (slope**2).sum(axis=-1).ravel(), -1.0)
-        n_points = min(level.n_points, int(usable.sum()))
-        chosen = np.sort(np.argpartition(-strength, n_points - 1)[:n_points])
-        self.points = grid.world().reshape(-1, 3)[chosen]
-        self.centre = self.points.mean(axis=0)
-        gradient = slope.reshape(-1, 3)[chosen]
-        values = smooth.reshape(-1)[chosen].astype(np.float64)
-        turning = np.cross(self.points - self.centre, gradient) / RADIUS
-        self._columns = np.column_stack([gradient, turning, values, np.ones(n_points)])
-
-    def is_inside(self, voxels: NDArray[Any]) -> NDArray[np.bool_]:
-        """Tell which voxel coordinates (3, N) are so far from the edge that smoothing is fair."""
-        fair = (voxels > self._margin) & (voxels < self._last - self._margin)
-        return np.asarray(fair.all(axis=0))
-
-    def step(self, seen: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Find the rigid map (4, 4) by which the reference would have to move."""
-        columns = self._columns * inside[:, None]
-        solution = np.linalg.solve(columns.T @ self._columns, columns.T @ seen)
-        delta = solution[:6] / solution[6]
-        return _rigid(delta[:3], delta[3:] / RADIUS, self.centre)
+    matrices: NDArray[np.float64]
+    unseen: tuple[int, ...]
+    residuals: NDArray[np.float64]
 
 
 class MotionEstimator:
@@ -116,17 +89,58 @@ class MotionEstimator:
     Parameters
     ----------
     reference : ndarray, shape (X, Y, Z)
-        The BOLD reference.
+        The BOLD reference. Where it has another contrast than the volumes, they are measured
+        two or three times less exactly; ``sbref.find_pose`` matches contrasts.
     grid : Grid
         Of the reference and of all volumes.
     mask : ndarray of bool, shape (X, Y, Z)
         Where the head is rigid: the brain and its rim.
+    device : str
+        ``cpu`` for compiled loops; ``cuda``, ``cuda:1``... by torch in batches, as ``torch:cpu``
+        is on the CPU.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than four slices, or the mask holds too little that is not at the edge
+        of the field of view.
     """
 
-    def __init__(self, reference: NDArray[np.float32], grid: Grid, mask: NDArray[np.bool_]) -> None:
-        self._templates = [_Template(reference, grid, mask, level) for level in LEVELS]
+    def __init__(
+        self,
+        reference: Volume,
+        grid: Grid,
+        mask: NDArray[np.bool_],
+        *,
+        device: str = "cpu",
+    ) -> None:
+        if min(grid.shape) < FEWEST_SLICES:
+            raise DataError(
+                f"head motion was to be measured on a grid of {grid.shape}; at least"
+                f" {FEWEST_SLICES} slices are needed to see the head turn out of them",
+                fix="leave the run out: a slab of so few slices cannot be corrected for motion",
+            )
+        self._templates = [build_template(reference, grid, mask, level) for level in LEVELS]
+        n_points = min(template.points.shape[1] for template in self._templates)
+        if n_points < FEWEST_POINTS:
+            raise DataError(
+                f"head motion was to be measured on {n_points} voxels: {int(mask.sum())} of the"
+                f" mask on a grid of {grid.shape}, without its edges; {FEWEST_POINTS} are needed",
+                fix="leave the run out, or look whether its field of view holds the head",
+            )
+        self._slices = SliceGains(reference, mask)
+        self._sight: Sight
+        if device == "cpu":
+            from neurostorm_app.pipelines.preprocess.motion_cpu import LoopSight
 
-    def __call__(self, volume: NDArray[np.float32]) -> NDArray[np.float64]:
+            self.batch, self._sight = 1, LoopSight(self._templates)
+        else:
+            from neurostorm_app.pipelines.preprocess.motion_torch import TorchSight
+
+            self.batch = BATCH
+            self._sight = TorchSight(self._templates, device.removeprefix("torch:"))
+
+    def __call__(self, volume: Volume) -> NDArray[np.float64]:
         """Measure one volume.
 
         Returns
@@ -134,46 +148,29 @@ class MotionEstimator:
         ndarray, shape (4, 4)
             Points of the reference to points of the volume, RAS+ mm.
         """
-        matrix = np.eye(4)
-        for template in self._templates:
-            matrix = _descend(template, volume, matrix)
-        return matrix
+        return np.asarray(self.measure([volume]).matrices[0])
+
+    def measure(self, volumes: Sequence[Volume]) -> Pose:
+        """Measure a batch of volumes.
+
+        Parameters
+        ----------
+        volumes : sequence of ndarray, shape (X, Y, Z)
+            As acquired; all finite.
+
+        Returns
+        -------
+        Pose
+            Matrices, and how well they explain the volumes.
+        """
+        even = [self._slices.even(volume) for volume in volumes]
+        return descend(self._sight, self._templates, even)
 
 
-def _descend(
-    template: _Template, volume: NDArray[np.float32], matrix: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Take Gauss-Newton steps until they are small."""
-    level = template.level
-    smooth = ndimage.gaussian_filter(volume, template.sigma, mode="nearest")
-    if level.order > 1:
-        smooth = ndimage.spline_filter(smooth, order=level.order, output=np.float32)
-    for _ in range(level.n_steps):
-        where = apply_affine(template.to_voxels @ matrix, template.points).T
-        seen = ndimage.map_coordinates(
-            smooth, where, order=level.order, mode="nearest", prefilter=False, output=np.float64
-        )
-        step = template.step(seen, template.is_inside(where))
-        matrix = matrix @ np.linalg.inv(step)
-        if rms_displacement(step, np.eye(4), centre=template.centre) < level.tolerance:
-            break
-    return matrix
-
-
-def _rigid(
-    shift: NDArray[np.float64], angles: NDArray[np.float64], centre: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Turn about the centre by a rotation vector (radians), then shift (mm)."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec(angles).as_matrix()
-    matrix[:3, 3] = shift + centre - matrix[:3, :3] @ centre
-    return matrix
-
-
-def estimate_motion(
-    volumes: Iterable[NDArray[np.float32]], estimator: MotionEstimator, *, n_threads: int = 1
-) -> NDArray[np.float64]:
-    """Measure all volumes of a series.
+def track_head(
+    volumes: Iterable[Volume], estimator: MotionEstimator, *, n_threads: int = 1
+) -> HeadTrack:
+    """Measure all volumes of a series; memory holds a few of them.
 
     Parameters
     ----------
@@ -182,77 +179,63 @@ def estimate_motion(
     estimator : MotionEstimator
         Made for the reference.
     n_threads : int
-        Volumes at a time; it does not change the numbers.
+        Batches at a time; it does not change the numbers.
+
+    Returns
+    -------
+    HeadTrack
+        Matrices, and volumes without a head.
+
+    Raises
+    ------
+    DataError
+        If no volume shows a head.
+    """
+    poses: list[Pose] = []
+    waiting: deque[Future[Pose]] = deque()
+    with ThreadPoolExecutor(n_threads) as pool:
+        for batch in _batches(volumes, estimator.batch):
+            waiting.append(pool.submit(estimator.measure, batch))
+            if len(waiting) > n_threads:
+                poses.append(waiting.popleft().result())
+        poses += [future.result() for future in waiting]
+    matrices = np.concatenate([pose.matrices for pose in poses])
+    found = np.concatenate([pose.found for pose in poses])
+    if not found.any():
+        raise DataError(
+            f"in none of {len(found)} volumes is there anything like the BOLD reference",
+            fix="look at the series: its volumes are empty, or the reference is of somebody else",
+        )
+    return HeadTrack(
+        matrices=bridge(matrices, found),
+        unseen=tuple(int(t) for t in np.flatnonzero(~found)),
+        residuals=np.concatenate([pose.residuals for pose in poses]),
+    )
+
+
+def estimate_motion(
+    volumes: Iterable[Volume], estimator: MotionEstimator, *, n_threads: int = 1
+) -> NDArray[np.float64]:
+    """Measure all volumes of a series, as `track_head` does.
+
+    Parameters
+    ----------
+    volumes : iterable of ndarray, shape (X, Y, Z)
+        As acquired.
+    estimator : MotionEstimator
+        Made for the reference.
+    n_threads : int
+        Batches at a time; it does not change the numbers.
 
     Returns
     -------
     ndarray, shape (T, 4, 4)
         Points of the reference to points of each volume, RAS+ mm.
     """
-    found: list[NDArray[np.float64]] = []
-    waiting: deque[Future[NDArray[np.float64]]] = deque()
-    with ThreadPoolExecutor(n_threads) as pool:
-        for volume in volumes:
-            waiting.append(pool.submit(estimator, volume))
-            if len(waiting) > n_threads:
-                found.append(waiting.popleft().result())
-        found += [future.result() for future in waiting]
-    return np.stack(found)
+    return track_head(volumes, estimator, n_threads=n_threads).matrices
 
 
-def motion_parameters(
-    matrices: NDArray[np.float64], grid: Grid, centre: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Write rigid maps as three translations and three angles, in FSL's coordinates.
-
-    FSL counts millimetres from the corner of the first voxel, with x running to the left, and
-    its matrices send points of a volume to the reference; so does this.
-
-    Parameters
-    ----------
-    matrices : ndarray, shape (T, 4, 4)
-        Points of the reference to points of each volume, RAS+ mm.
-    grid : Grid
-        Of the reference.
-    centre : ndarray, shape (3,)
-        Centre of rotation in voxels: the centre of mass of the reference.
-
-    Returns
-    -------
-    ndarray, shape (T, 6)
-        Translations along x, y and z in mm, and rotations about them in radians.
-
-    References
-    ----------
-    FSL ``avscale`` and MCFLIRT's ``.par`` files; fMRIPrep 25.2, ``FSLMotionParams``.
-    """
-    to_fsl = np.diag([*grid.zooms, 1.0])
-    if np.linalg.det(grid.affine[:3, :3]) > 0:
-        mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
-        mirror[0, 3] = grid.shape[0] - 1.0
-        to_fsl = to_fsl @ mirror
-    frame = to_fsl @ np.linalg.inv(grid.affine)
-    fsl = frame @ np.linalg.inv(matrices) @ np.linalg.inv(frame)
-    about = np.asarray(grid.zooms) * centre
-    shift = fsl[:, :3, 3] + fsl[:, :3, :3] @ about - about
-    # FSL turns the left-handed way, which is the transpose.
-    angles = Rotation.from_matrix(fsl[:, :3, :3].transpose(0, 2, 1)).as_euler("XYZ")
-    return np.concatenate([shift, angles], axis=1)
-
-
-def rms_displacement(
-    one: NDArray[np.float64],
-    other: NDArray[np.float64],
-    *,
-    centre: NDArray[np.float64],
-    radius: float = 80.0,
-) -> float:
-    """Average how far two rigid maps part the points of a ball, in mm.
-
-    References
-    ----------
-    Jenkinson M. 1999, FMRIB report TR99MJ1, "Measuring transformation error by RMS deviation".
-    """
-    difference = one @ np.linalg.inv(other) - np.eye(4)
-    linear, shift = difference[:3, :3], difference[:3, :3] @ centre + difference[:3, 3]
-    return float(np.sqrt(shift @ shift + np.trace(linear.T @ linear) * radius**2 / 5.0))
+def _batches(volumes: Iterable[Volume], size: int) -> Iterator[list[Volume]]:
+    rest = iter(volumes)
+    while batch := list(islice(rest, size)):
+        yield batch

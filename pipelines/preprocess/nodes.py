@@ -1,7 +1,8 @@
-"""What all nodes of the graph share: our errors keep their words, and costs are counted.
+"""What all nodes of the graph share: a function of ours as a node.
 
-An error of ours leaves its words as ``error.json`` in the node's folder, because nipype hands
-only tracebacks on; what a node took is left as ``spent.json``.
+Files and values come in by name and go out by name. An error of ours leaves its words as
+``error.json`` in the node's folder, because nipype hands only tracebacks on; what a node gave and
+what it took is left as ``spent.json``.
 """
 
 from __future__ import annotations
@@ -9,81 +10,142 @@ from __future__ import annotations
 import json
 import resource
 import time
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
+    DynamicTraitedSpec,
     File,
     SimpleInterface,
-    TraitedSpec,
     traits,
 )
 
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.preprocess.outcome import ERROR_FILE, SPENT_FILE
 
-__all__ = ["StepNode", "WriteQc"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SAID", "Step", "trait_name", "write_qc"]
+
+SAID = "qc_of_"
+"""What a step said, by the name under which it goes into the quality file."""
 
 
-class StepNode(SimpleInterface):  # type: ignore[misc]
-    """A step that keeps the words of our errors and counts what it takes."""
+class Step(SimpleInterface):  # type: ignore[misc]
+    """A function of ours as a node.
+
+    Parameters
+    ----------
+    function : callable
+        Of a module, so that workers find it. Takes a mapping of files by role, and by keyword
+        ``folder`` (where to write), `values`, `links` and `loose`; gives a mapping.
+    needs : tuple of str
+        Roles of the files it takes.
+    links : tuple of str
+        Values that earlier nodes give.
+    gives : tuple of str
+        Roles of the files and names of the values that it gives.
+    values : mapping
+        Choices that change the result; what JSON can hold.
+    loose : mapping
+        Choices that do not, such as threads.
+    """
+
+    input_spec = DynamicTraitedSpec
+    output_spec = DynamicTraitedSpec
+
+    def __init__(
+        self,
+        function: Callable[..., Mapping[str, Any]],
+        *,
+        needs: tuple[str, ...] = (),
+        links: tuple[str, ...] = (),
+        gives: tuple[str, ...] = (),
+        values: Mapping[str, Any] | None = None,
+        loose: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._recipe: dict[str, Any] = {
+            "function": function,
+            "needs": needs,
+            "links": links,
+            "gives": gives,
+            "values": dict(values or {}),
+            "loose": dict(loose or {}),
+        }
+        for role in needs:
+            self.inputs.add_trait(trait_name(role), File(exists=True))
+        for name in links:
+            self.inputs.add_trait(name, traits.Any)
+        self.inputs.add_trait("values", traits.Dict(self._recipe["values"]))
+        self.inputs.add_trait("loose", traits.Dict(self._recipe["loose"], nohash=True))
+        self.inputs.trait_set(values=self._recipe["values"], loose=self._recipe["loose"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make the traits again where nipype copies a node: they belong to the object."""
+        return _revive, (self._recipe, self._given.trait_get())
 
     @property
-    def given(self) -> Any:
-        """The inputs, by name."""
+    def _given(self) -> Any:
+        """The inputs, whose traits belong to the object."""
         return self.inputs
+
+    def _outputs(self) -> Any:
+        outputs = self.output_spec()
+        for name in self._recipe["gives"]:
+            outputs.add_trait(trait_name(name), traits.Any)
+        return outputs
 
     def _run_interface(self, runtime: Any) -> Any:
         folder = Path(runtime.cwd)
         started, worked = time.monotonic(), time.process_time()
+        recipe, given = self._recipe, self._given
+        files = {role: Path(getattr(given, trait_name(role))) for role in recipe["needs"]}
+        linked = {name: getattr(given, name) for name in recipe["links"]}
         try:
-            self._results |= _as_text(self.work(folder))
+            made = recipe["function"](files, folder=folder, **given.values, **linked, **given.loose)
         except AppError as error:
             content = {"kind": type(error).__name__, "what": error.what, "fix": error.fix}
             (folder / ERROR_FILE).write_text(json.dumps(content), encoding="utf-8")
             raise
+        self._results |= {trait_name(name): _as_text(made[name]) for name in recipe["gives"]}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         spent = {
             "seconds": round(time.monotonic() - started, 3),
             "cpu_seconds": round(time.process_time() - worked, 3),
             "peak_mib": round(peak, 1),
+            "files": {
+                name: str(made[name]) for name in recipe["gives"] if isinstance(made[name], Path)
+            },
         }
         (folder / SPENT_FILE).write_text(json.dumps(spent), encoding="utf-8")
         return runtime
 
-    @abstractmethod
-    def work(self, folder: Path) -> dict[str, Any]:
-        """Do the step in `folder` and give its outputs by name; files as paths."""
+
+def _revive(recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> Step:
+    step = Step(recipe["function"], **{k: v for k, v in recipe.items() if k != "function"})
+    step.inputs.trait_set(**inputs)
+    return step
 
 
-class _QcInput(BaseInterfaceInputSpec):  # type: ignore[misc]
-    parts = traits.Dict(mandatory=True)
-    one = traits.Dict()
-    two = traits.Dict()
-    three = traits.Dict()
-    four = traits.Dict()
+def trait_name(role: str) -> str:
+    """Write a role as nipype can name it."""
+    return role.replace(":", "__").replace("-", "_")
 
 
-class _QcOutput(TraitedSpec):  # type: ignore[misc]
-    qc = File(exists=True)
-
-
-class WriteQc(StepNode):
-    """Write what the steps said about their work into one file; `parts` names the inputs."""
-
-    input_spec = _QcInput
-    output_spec = _QcOutput
-
-    def work(self, folder: Path) -> dict[str, Any]:
-        """Write ``qc.json``."""
-        content = {name: getattr(self.given, slot) for slot, name in self.given.parts.items()}
-        out = folder / "qc.json"
-        out.write_text(json.dumps(content, indent=2, default=_as_json), encoding="utf-8")
-        return {"qc": out}
+def write_qc(files: Mapping[str, Path], *, folder: Path, **parts: Any) -> dict[str, Path]:
+    """Write what the steps said about their work into one file, after what was said before."""
+    out = folder / "qc.json"
+    said: dict[str, Any] = {}
+    if "qc_before" in files:
+        said = json.loads(files["qc_before"].read_text(encoding="utf-8"))
+    said |= {name.removeprefix(SAID): part for name, part in parts.items()}
+    content = json.dumps(said, indent=2, default=_as_json)
+    out.write_text(content, encoding="utf-8")
+    return {"qc": out}
 
 
 def _as_text(value: Any) -> Any:

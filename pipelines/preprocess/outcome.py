@@ -3,54 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from neurostorm_app import errors
 from neurostorm_app.errors import AppError, TemporaryError
-from neurostorm_app.pipelines.preprocess.workflow import AnatFiles, BoldFiles, Preprocessed
+from neurostorm_app.pipelines.preprocess.workflow import Preprocessed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
-__all__ = ["ERROR_FILE", "SPENT_FILE", "forget_errors", "gather"]
+    from neurostorm_app.pipelines.preprocess.workflow import Files
+
+__all__ = ["ERROR_FILE", "SPENT_FILE", "forget_errors", "forget_moved", "gather"]
 
 ERROR_FILE = "error.json"
 """Left by a node whose error is one of ours."""
 SPENT_FILE = "spent.json"
 """Left by a node that went through."""
-
-ANAT = {
-    "t1w": "prepare/desc-preproc_T1w.nii.gz",
-    "mask": "brain/desc-brain_mask.nii.gz",
-    "dseg": "segment/dseg.nii.gz",
-    "gm": "segment/label-GM_probseg.nii.gz",
-    "wm": "segment/label-WM_probseg.nii.gz",
-    "csf": "segment/label-CSF_probseg.nii.gz",
-    "t1w_std": "standard/{std}_desc-preproc_T1w.nii.gz",
-    "mask_std": "standard/{std}_desc-brain_mask.nii.gz",
-    "dseg_std": "standard/{std}_dseg.nii.gz",
-    "gm_std": "standard/{std}_label-GM_probseg.nii.gz",
-    "wm_std": "standard/{std}_label-WM_probseg.nii.gz",
-    "csf_std": "standard/{std}_label-CSF_probseg.nii.gz",
-    "to_std_xfm": "normalize/from-T1w_to-{space}_mode-image_xfm.h5",
-    "from_std_xfm": "normalize/from-{space}_to-T1w_mode-image_xfm.h5",
-    "qc": "qc/qc.json",
-}
-BOLD = {
-    "hmc_boldref": "reference/desc-hmc_boldref.nii.gz",
-    "coreg_boldref": "coregister/desc-coreg_boldref.nii.gz",
-    "mask": "coregister/desc-brain_mask.nii.gz",
-    "hmc_xfm": "motion/from-orig_to-boldref_mode-image_desc-hmc_xfm.txt",
-    "coreg_xfm": "coregister/from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt",
-    "confounds": "confounds/desc-confounds_timeseries.tsv",
-    "confounds_json": "confounds/desc-confounds_timeseries.json",
-    "bold_std": "resample/{std}_desc-preproc_bold.nii.gz",
-    "boldref_std": "resample/{std}_boldref.nii.gz",
-    "mask_std": "resample/{std}_desc-brain_mask.nii.gz",
-    "qc": "qc/qc.json",
-}
-"""Which node leaves which file."""
 
 
 def forget_errors(folder: Path) -> None:
@@ -59,12 +30,20 @@ def forget_errors(folder: Path) -> None:
         old.unlink()
 
 
-def gather(
+def forget_moved(folder: Path) -> None:
+    """Remove nodes whose files somebody has taken away, so that they run again."""
+    for path in list(folder.rglob(SPENT_FILE)):
+        if not all(Path(made).is_file() for made in _read(path)["files"].values()):
+            shutil.rmtree(path.parent)
+
+
+def gather(  # noqa: PLR0913
     folder: Path,
     *,
-    parts: Mapping[str, str],
-    anat: AnatFiles | None,
-    place: tuple[str, str],
+    parts: Mapping[str, Sequence[str]],
+    names: Mapping[str, str],
+    given: Mapping[str, Files],
+    needs: Mapping[str, Sequence[str]],
     crash: Exception | None,
     methods: str,
 ) -> Preprocessed:
@@ -74,12 +53,14 @@ def gather(
     ----------
     folder : Path
         Of the graph; one folder a part in it, one a node in those.
-    parts : mapping of str to str
-        The name of the run for each part.
-    anat : AnatFiles or None
-        Anatomy that was there before; None if the graph had to make it.
-    place : tuple of str
-        Standard space and resolution index.
+    parts : mapping of str to sequence of str
+        The nodes of each part; ``anat`` is the anatomy.
+    names : mapping of str to str
+        The name of the run for each part that is a run.
+    given : mapping of str to mapping
+        Files of parts that were there before, by role.
+    needs : mapping of str to sequence of str
+        For each run, the parts that it rests on, whose files are handed on with its own.
     crash : Exception or None
         What nipype raised, if it did.
     methods : str
@@ -90,22 +71,26 @@ def gather(
     Preprocessed
         A part counts as done if each of its nodes went through.
     """
-    anat_error: AppError | None = None
-    if anat is None:
-        found = _files(folder / "anat", ANAT, place)
-        anat = AnatFiles(**found) if found is not None else None
-        anat_error = None if anat is not None else _error(folder / "anat", "anatomy", crash)
-    bold: dict[str, BoldFiles] = {}
+    done = {part: _files(folder / part, nodes, given.get(part)) for part, nodes in parts.items()}
+    bold: dict[str, Files] = {}
     failed: dict[str, AppError] = {}
-    for part, name in parts.items():
-        files = _files(folder / part, BOLD, place) if anat is not None else None
-        if files is not None:
-            bold[name] = BoldFiles(**files)
+    for part, name in names.items():
+        missing = next((p for p in (*needs[part], part) if done.get(p) is None), None)
+        if missing is None:
+            bold[name] = {
+                k: v
+                for p in (*needs[part], part)
+                if p != "anat"
+                for k, v in (done[p] or {}).items()
+            }
         else:
-            failed[name] = anat_error or _error(folder / part, name, crash)
-    spent = _spent(folder)
+            failed[name] = _error(folder / missing, names.get(missing, missing), crash)
+    spent = {
+        f"{path.parents[1].name}.{path.parent.name}": _read(path)
+        for path in sorted(folder.rglob(SPENT_FILE))
+    }
     return Preprocessed(
-        anat=anat,
+        anat=done.get("anat"),
         bold=bold,
         failed=failed,
         methods=methods,
@@ -114,19 +99,21 @@ def gather(
     )
 
 
-def _files(part: Path, roles: Mapping[str, str], place: tuple[str, str]) -> dict[str, Path] | None:
-    """Find the files of a part, or None if a node did not go through."""
-    space, res = place
-    std = f"space-{space}_res-{res}"
-    found = {role: part / name.format(std=std, space=space) for role, name in roles.items()}
-    whole = all(path.is_file() and (path.parent / SPENT_FILE).is_file() for path in found.values())
-    return found if whole else None
+def _files(part: Path, nodes: Sequence[str], given: Files | None) -> Files | None:
+    """Find the files of a part by role, or None if a node did not go through."""
+    found: dict[str, Path] = dict(given or {})
+    for node in nodes:
+        path = part / node / SPENT_FILE
+        if not path.is_file():
+            return None
+        found |= {role: Path(made) for role, made in _read(path)["files"].items()}
+    return found if all(made.is_file() for made in found.values()) else None
 
 
 def _error(part: Path, name: str, crash: Exception | None) -> AppError:
     """Read the error that a node left, or make one of what nipype said."""
     for path in sorted(part.rglob(ERROR_FILE)):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _read(path)
         kind: type[AppError] = getattr(errors, content["kind"], AppError)
         return kind(content["what"], fix=content["fix"])
     if isinstance(crash, TemporaryError):
@@ -138,9 +125,6 @@ def _error(part: Path, name: str, crash: Exception | None) -> AppError:
     )
 
 
-def _spent(folder: Path) -> dict[str, dict[str, float]]:
-    """Read what each node took, by ``<part>.<node>``."""
-    return {
-        f"{path.parents[1].name}.{path.parent.name}": json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.rglob(SPENT_FILE))
-    }
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

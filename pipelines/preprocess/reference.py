@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import ndimage
@@ -10,7 +10,9 @@ from scipy import ndimage
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.image import iter_volumes, open_image
 from neurostorm_app.pipelines.preprocess.anatomical import correct_bias
-from neurostorm_app.pipelines.preprocess.motion import MotionEstimator
+from neurostorm_app.pipelines.preprocess.motion import MotionEstimator, track_head
+from neurostorm_app.pipelines.preprocess.roughhead import rough_head
+from neurostorm_app.pipelines.preprocess.sbref import check_sbref, read_sbref
 from neurostorm_app.pipelines.resample import VolumeSampler
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ if TYPE_CHECKING:
 
     from neurostorm_app.pipelines.grid import Grid
 
-__all__ = ["check_series", "count_nonsteady", "find_brain", "make_reference", "rough_head"]
+__all__ = [
+    "average_head", "check_series", "count_nonsteady", "find_brain", "make_reference",
+    "rough_head",
+]  # fmt: skip
 
 N_LOOKED_AT = 50
 """Volumes from the start in which the magnetisation may still settle."""
@@ -94,8 +99,15 @@ def count_nonsteady(global_signal: NDArray[np.floating], *, threshold: float = 3
     return int(np.argmax(steady))
 
 
-def make_reference(bold: Path, grid: Grid, *, n_skipped: int) -> NDArray[np.float32]:
-    """Average the head at rest: the median of steady volumes after taking off their motion.
+def make_reference(
+    bold: Path,
+    grid: Grid,
+    *,
+    n_skipped: int,
+    sbref: Path | None = None,
+    head: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    """Take the single-band reference, or average the head at rest.
 
     Parameters
     ----------
@@ -105,61 +117,101 @@ def make_reference(bold: Path, grid: Grid, *, n_skipped: int) -> NDArray[np.floa
         Its grid.
     n_skipped : int
         Volumes at the start that are not steady.
+    sbref : Path, optional
+        Single-band reference.
+    head : ndarray of bool, shape (X, Y, Z), optional
+        Where values must be finite; everywhere by default.
 
     Returns
     -------
-    ndarray, shape (X, Y, Z), float32
-        In the pose of the most ordinary of the volumes that were averaged.
-    """
-    volumes: list[NDArray[np.float32]] = []
-    for number, volume in enumerate(iter_volumes(bold)):
-        if number >= n_skipped:
-            volumes.append(volume)
-        if len(volumes) == N_AVERAGED:
-            break
-    middle = np.median(volumes, axis=0)
-    ordinary = min(volumes, key=lambda volume: float(np.abs(volume - middle).mean()))
-    estimator = MotionEstimator(ordinary, grid, rough_head(ordinary))
-    sampler = VolumeSampler(grid.world().reshape(-1, 3), source=grid)
-    still = [sampler(volume, estimator(volume)).reshape(grid.shape) for volume in volumes]
-    return np.asarray(np.median(still, axis=0), dtype=np.float32)
-
-
-def rough_head(volume: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Tell the head from air by Otsu's threshold of the smoothed volume, with a rim.
-
-    Returns
-    -------
-    ndarray of bool, shape (X, Y, Z)
-        True in the head and one or two voxels around it.
+    reference : ndarray, shape (X, Y, Z), float32
+        On `grid`, in the pose of the single-band reference, or in that of the most ordinary of
+        the volumes that were averaged.
+    qc : dict
+        ``reference`` in words, ``n_averaged``, and for a single-band reference
+        ``sbref_moved_mm``: how far from there the head lay in the most ordinary volume.
 
     Raises
     ------
     DataError
-        If the volume has no contrast.
+        If the single-band reference does not show the head of the series, or nothing does.
     """
-    smooth = ndimage.gaussian_filter(volume, 1.0)
-    low, high = float(smooth.min()), float(np.quantile(smooth, 0.98))
-    if not high > low:
+    if sbref is None:
+        median, n_averaged = average_head(bold, grid, n_skipped=n_skipped, head=head)
+        return median, {"reference": "median of steady volumes at rest", "n_averaged": n_averaged}
+    ordinary = _ordinary(_steady_volumes(bold, n_skipped, head))
+    reference = read_sbref(sbref, grid, rough_head(ordinary))
+    moved = check_sbref(sbref, reference, ordinary, grid)
+    told = {"reference": "single-band reference", "n_averaged": 1}
+    return reference, told | {"sbref_moved_mm": round(moved, 3)}
+
+
+def average_head(
+    bold: Path, grid: Grid, *, n_skipped: int, head: NDArray[np.bool_] | None = None
+) -> tuple[NDArray[np.float32], int]:
+    """Average the head at rest: the median of steady volumes after taking off their motion.
+
+    Volumes before the steady state are brighter, but they are few and have another contrast:
+    motion is measured no better to them, so they are not used.
+
+    Parameters
+    ----------
+    bold : Path
+        The series as acquired.
+    grid : Grid
+        Its grid.
+    n_skipped : int
+        Volumes at the start that are not steady.
+    head : ndarray of bool, shape (X, Y, Z), optional
+        Where values must be finite; everywhere by default.
+
+    Returns
+    -------
+    median : ndarray, shape (X, Y, Z), float32
+        On `grid`, in the pose of the most ordinary of the volumes that were averaged.
+    n_averaged : int
+        How many these are.
+
+    Raises
+    ------
+    DataError
+        If no volume shows a head.
+    """
+    volumes = _steady_volumes(bold, n_skipped, head)
+    ordinary = _ordinary(volumes)
+    estimator = MotionEstimator(ordinary, grid, rough_head(ordinary))
+    sampler = VolumeSampler(grid.world().reshape(-1, 3), source=grid)
+    track = track_head(volumes, estimator)
+    still = [
+        sampler(volume, matrix).reshape(grid.shape)
+        for number, (volume, matrix) in enumerate(zip(volumes, track.matrices, strict=True))
+        if number not in track.unseen
+    ]
+    return np.asarray(np.median(still, axis=0), dtype=np.float32), len(still)
+
+
+def _ordinary(volumes: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Choose the volume that is nearest to the median of all."""
+    middle = np.median(volumes, axis=0)
+    return min(volumes, key=lambda volume: float(np.abs(volume - middle).mean()))
+
+
+def _steady_volumes(
+    bold: Path, n_skipped: int, head: NDArray[np.bool_] | None
+) -> list[NDArray[np.float32]]:
+    """Read the first steady volumes that are not empty."""
+    volumes: list[NDArray[np.float32]] = []
+    for number, volume in enumerate(iter_volumes(bold, brain=head)):
+        if number >= n_skipped and volume.min() < volume.max():
+            volumes.append(volume)
+        if len(volumes) == N_AVERAGED:
+            break
+    if not volumes:
         raise DataError(
-            f"the BOLD volumes have no contrast: all voxels are {low:g}",
+            f"{bold}: the BOLD volumes have no contrast: each has one value in all voxels",
             fix="look at the images: they hold no head",
         )
-    head = smooth > _otsu(np.clip(smooth, low, high))
-    return np.asarray(ndimage.binary_dilation(head, iterations=2))
-
-
-def _otsu(values: NDArray[np.float32], n_bins: int = 256) -> float:
-    """Split brightness in two classes that differ most (Otsu 1979, IEEE SMC 9:62)."""
-    counts, edges = np.histogram(values, n_bins)
-    centres = (edges[:-1] + edges[1:]) / 2.0
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean_below = np.cumsum(counts * centres) / below
-        mean_above = (np.sum(counts * centres) - np.cumsum(counts * centres)) / above
-    between = np.nan_to_num(below * above * (mean_below - mean_above) ** 2.0)
-    return float(centres[int(np.argmax(between))])
+    return volumes
 
 
 def find_brain(reference: NDArray[np.float32], grid: Grid) -> NDArray[np.bool_]:

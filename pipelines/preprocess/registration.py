@@ -11,7 +11,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.image import write_volume
@@ -75,7 +75,13 @@ def register_rigidly(fixed: Placed, moving: Placed, *, work_dir: Path, seed: int
 
 
 def register_syn(
-    fixed: Placed, moving: Placed, *, work_dir: Path, seed: int = 42, **options: Any
+    fixed: Placed,
+    moving: Placed,
+    *,
+    work_dir: Path,
+    seed: int = 42,
+    kind: Literal["SyN", "SyNRA"] = "SyN",
+    **options: Any,
 ) -> Registered:
     """Find the smooth invertible map between two brains (affine, then SyN).
 
@@ -87,6 +93,8 @@ def register_syn(
         Folder for scratch files, which are removed.
     seed : int
         Seed of the sampling.
+    kind : {'SyN', 'SyNRA'}
+        Whether a rigid registration comes before the affine one (``SyNRA``).
     **options
         Passed to ``ants.registration``.
 
@@ -99,9 +107,7 @@ def register_syn(
     ----------
     Avants B. et al. 2008, Med. Image Anal. 12:26, "Symmetric diffeomorphic image registration".
     """
-    return _register(
-        fixed, moving, work_dir=work_dir, seed=seed, type_of_transform="SyN", **options
-    )
+    return _register(fixed, moving, work_dir=work_dir, seed=seed, type_of_transform=kind, **options)
 
 
 def _register(

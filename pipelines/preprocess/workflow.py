@@ -1,7 +1,8 @@
 """Preprocessing of one participant: T1w images and BOLD runs in, fMRIPrep-like files out.
 
-One nipype graph a participant: an anatomical part, and a part for each run that depends on it
-alone. A run that fails leaves the others alone, and its error comes back by name.
+One nipype graph a participant: an anatomical part, one for each field map, and one for each run
+that depends on those alone. A run that fails leaves the others alone, and its error comes back by
+name.
 """
 
 from __future__ import annotations
@@ -9,19 +10,24 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from neurostorm_app.errors import UsageError
+from neurostorm_app.pipelines.stage import OutputSpace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from neurostorm_app.errors import AppError
     from neurostorm_app.pipelines.stage import Run
 
-__all__ = ["AnatFiles", "BoldFiles", "Options", "Preprocessed", "preprocess_participant"]
+__all__ = ["Files", "Options", "Preprocessed", "preprocess_participant"]
+
+Files = Mapping[str, Path]
+"""Paths by role."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,71 +48,14 @@ create_report = false
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnatFiles:
-    """The anatomy of a participant.
+Level = Literal["minimal", "resampling", "full"]
+Ignored = Literal["fieldmaps", "slicetiming", "sbref", "fmap-jacobian"]
 
-    Parameters
-    ----------
-    t1w, mask, dseg, gm, wm, csf : Path
-        Prepared T1w image, brain mask, labels (GM 1, WM 2, CSF 3) and probabilities, on the
-        grid of the prepared T1w image.
-    t1w_std, mask_std, dseg_std, gm_std, wm_std, csf_std : Path
-        The same on the standard grid.
-    to_std_xfm, from_std_xfm : Path
-        ``from-T1w_to-<space>`` and back, ITK composites.
-    qc : Path
-        What the steps said about their work, JSON.
-    """
-
-    t1w: Path
-    mask: Path
-    dseg: Path
-    gm: Path
-    wm: Path
-    csf: Path
-    t1w_std: Path
-    mask_std: Path
-    dseg_std: Path
-    gm_std: Path
-    wm_std: Path
-    csf_std: Path
-    to_std_xfm: Path
-    from_std_xfm: Path
-    qc: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoldFiles:
-    """A preprocessed run.
-
-    Parameters
-    ----------
-    hmc_boldref, coreg_boldref, mask : Path
-        Reference, the same without its bias field, and the brain in it, native grid.
-    hmc_xfm : Path
-        ``from-orig_to-boldref``: an affine a volume, ITK text.
-    coreg_xfm : Path
-        ``from-boldref_to-T1w``: one affine, ITK text.
-    confounds, confounds_json : Path
-        fMRIPrep's table and its sidecar.
-    bold_std, boldref_std, mask_std : Path
-        Series, reference and mask on the standard grid.
-    qc : Path
-        What the steps said about their work, JSON.
-    """
-
-    hmc_boldref: Path
-    coreg_boldref: Path
-    mask: Path
-    hmc_xfm: Path
-    coreg_xfm: Path
-    confounds: Path
-    confounds_json: Path
-    bold_std: Path
-    boldref_std: Path
-    mask_std: Path
-    qc: Path
+SPACES = (
+    OutputSpace(name="MNI152NLin6Asym", res="2"),
+    OutputSpace(name="MNI152NLin2009cAsym", res="2"),
+)
+"""Where series go by default: what the models and most downstream tools look for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,36 +64,77 @@ class Options:
 
     Parameters
     ----------
-    space, res : str
-        Output space by its TemplateFlow name, and resolution index.
+    spaces : tuple of OutputSpace
+        Where references, masks and series are wanted.
+    level : {'minimal', 'resampling', 'full'}
+        What can be recomputed from elsewhere is left out; references and masks in each space;
+        also series and confounds.
     dummy_scans : int or None
         Volumes at the start that are not steady; None looks for them.
+    slice_time_ref : float
+        Moment that slices are brought to, between the first (0) and the last (1) of a volume.
+    ignore : frozenset of str
+        What is not used: ``fieldmaps``, ``slicetiming``, ``sbref``, ``fmap-jacobian``.
     bold2anat_dof : int
-        Degrees of freedom of BOLD to T1w; 6.
+        Degrees of freedom of BOLD to T1w: 6, 9 or 12.
+    bold2anat_init : {'auto', 't1w', 'header'}
+        Where that registration starts.
+    use_syn_sdc : bool
+        Tell distortion from the anatomy where a run has no field map.
+    fallback_total_readout_time : float or None
+        Seconds, for images whose sidecars do not tell it.
     fd_threshold : float
         Framewise displacement of a motion outlier, mm.
     dvars_threshold : float
         Standardised DVARS of a motion outlier.
+    return_all_components : bool
+        Keep all components of CompCor, not those of half of the variance.
+    t2s_fit : {'loglin', 'curvefit'}
+        How T2* is fitted to several echoes.
     seed : int
         Seed of registrations.
+    device : str
+        Where motion and interpolation are computed: ``cpu`` or ``cuda:N``; the numbers agree to
+        rounding.
     """
 
-    space: str = "MNI152NLin6Asym"
-    res: str = "2"
+    spaces: tuple[OutputSpace, ...] = SPACES
+    level: Level = "full"
     dummy_scans: int | None = None
-    bold2anat_dof: int = 6
+    slice_time_ref: float = 0.5
+    ignore: frozenset[Ignored] = frozenset()
+    bold2anat_dof: Literal[6, 9, 12] = 6
+    bold2anat_init: Literal["auto", "t1w", "header"] = "auto"
+    use_syn_sdc: bool = False
+    fallback_total_readout_time: float | None = None
     fd_threshold: float = 0.5
     dvars_threshold: float = 1.5
+    return_all_components: bool = False
+    t2s_fit: Literal["loglin", "curvefit"] = "loglin"
     seed: int = 42
+    device: str = "cpu"
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Names of the standard spaces, each once."""
+        return tuple(dict.fromkeys(space.name for space in self.spaces if space.is_standard))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessed:
-    """What came of a participant.
+    """What came of a participant. Files go by their roles.
+
+    Of the anatomy: ``t1w``, ``mask``, ``dseg``, ``gm``, ``wm``, ``csf``, ``qc``; ``to:`` and
+    ``from:`` each template; and images in each standard space, such as
+    ``t1w:MNI152NLin6Asym:res-2``. Of a run: ``hmc_boldref``, ``coreg_boldref``, ``mask``,
+    ``hmc_xfm``, ``coreg_xfm``, ``qc``, where there is a field ``field``, ``fmap_xfm``,
+    ``fieldmap``, ``fmap_reference``, ``fmap_mask`` and ``fmap_coefficients``, of several echoes
+    ``t2star``; from level ``resampling`` on ``boldref:`` and ``mask:`` each output space; and at
+    level ``full`` ``bold:`` each output space, ``confounds`` and ``confounds_json``.
 
     Parameters
     ----------
-    anat : AnatFiles or None
+    anat : dict or None
         None if the anatomy failed; then every run failed with its error.
     bold : dict
         Files of each run that was done, by the name of the run.
@@ -158,22 +148,24 @@ class Preprocessed:
         Peak memory of the process that ran it, by the same names.
     """
 
-    anat: AnatFiles | None
-    bold: dict[str, BoldFiles] = field(default_factory=dict)
+    anat: Files | None
+    bold: dict[str, Files] = field(default_factory=dict)
     failed: dict[str, AppError] = field(default_factory=dict)
     methods: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     peak_mib: dict[str, float] = field(default_factory=dict)
 
 
-def preprocess_participant(
+def preprocess_participant(  # noqa: PLR0913
     t1w: Sequence[Path],
     runs: Sequence[Run],
     *,
     work_dir: Path,
+    series_dir: Path | None = None,
     options: Options,
     n_procs: int,
-    anat: AnatFiles | None = None,
+    anat: Files | None = None,
+    fits: Mapping[str, Files] | None = None,
 ) -> Preprocessed:
     """Preprocess the T1w images and the runs of one participant.
 
@@ -183,17 +175,24 @@ def preprocess_participant(
     Parameters
     ----------
     t1w : sequence of Path
-        T1w images as acquired; not looked at when `anat` is given.
+        T1w images as acquired; not looked at when `anat` is given. Without any the runs are
+        brought straight to the templates.
     runs : sequence of Run
         BOLD runs of the participant.
     work_dir : Path
         Scratch; a second call with the same folder takes up where the first stopped.
+    series_dir : Path, optional
+        Where preprocessed series are written, best on the disk of the results, to which the
+        caller moves them; by default in `work_dir`.
     options : Options
         Choices that change numbers.
     n_procs : int
         Processes at a time; it does not change the numbers.
-    anat : AnatFiles, optional
-        Anatomy that is there already.
+    anat : mapping, optional
+        Anatomy that is there already, by role.
+    fits : mapping, optional
+        What was estimated of runs before (the roles of level ``minimal``), by the name of the
+        run; of these runs only what `options` asks beyond it is computed.
 
     Returns
     -------
@@ -215,7 +214,15 @@ def preprocess_participant(
     from neurostorm_app.pipelines.preprocess.graph import ParticipantGraph, apply_settings
 
     apply_settings(work_dir)
-    graph = ParticipantGraph(t1w, runs, options=options, n_procs=n_procs, anat=anat)
+    graph = ParticipantGraph(
+        t1w,
+        runs,
+        options=options,
+        n_procs=n_procs,
+        series_dir=(series_dir or work_dir / "series").absolute(),
+        anat=anat,
+        fits=fits or {},
+    )
     done = graph.run(work_dir)
     for name, error in done.failed.items():
         logger.error("%s: preprocessing failed: %s", name, error.what)

@@ -1,7 +1,9 @@
 """Train neurostorm-demo: a small masked autoencoder on phantoms' volumes, from a seed.
 
-The phantoms' signals are rendered straight onto the grid of the model's contract and scaled by
-the function that embedding uses.
+It does two things in each step. It guesses what is hidden of windows of people who lie anywhere,
+which is NeuroSTORM's own task, and it pulls embeddings of two runs of a person together and those
+of other people apart, among people who were normalised. The first alone learns what all brains
+share, and that does not tell people apart.
 """
 
 from __future__ import annotations
@@ -9,140 +11,85 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
-from neurostorm_app.errors import UsageError
 from neurostorm_app.models import read_card
 from neurostorm_app.models.autoencoder import NeuroStormMae
-from neurostorm_app.models.card import VolumeContract
+from neurostorm_app.models.losses import nt_xent
 from neurostorm_app.models.neurostorm_files import Config
-from neurostorm_app.pipelines.grid import Grid
-from neurostorm_app.pipelines.normalize import normalize_volume
-from neurostorm_app.pipelines.phantom import standard_series
+from neurostorm_app.pipelines.train.matching import Matching, compare_matching, find_hits
 from neurostorm_app.pipelines.train.optimise import fit
+from neurostorm_app.pipelines.train.volume_phantoms import FIRST, PLACED, VolumePhantoms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from neurostorm_app.models.card import Card
 
-__all__ = ["Phantoms", "Training", "build_volumes", "score_matching", "train_volumes"]
+__all__ = ["Training", "VolumeTasks", "build_volumes", "embed_runs", "train_volumes"]
 
 logger = logging.getLogger(__name__)
 
+NAME = "neurostorm-demo"
+HELD_OUT, CONTROLS = 30, 3
+"""Participants that training never sees, and untrained networks to compare with."""
 WINDOWS = 3
-"""Windows in a run of scoring; a run of training has one."""
-
-HELD_OUT = 20
-"""Participants that training never sees; their numbers follow those of training."""
-
-SHAPE, PLACE, GAIN, AGAIN = 0.04, 4.0, 0.002, 0.5
-"""How much phantoms differ in the standard space: spread of the linear map to it (no unit), its
-shift (mm) and the gain (share a mm) between participants, and of the shift between runs (mm).
-More than a good normalisation leaves: without it, a network learns one brain and looks at none.
-The phantoms' template stands in for the contract's space, from which it differs by far less."""
-
-SCORED, CONTROLS = 0.25, 3
-"""Share of that variety with which matching is scored, and untrained networks to compare with."""
-
-PEAK_RATE, WEIGHT_DECAY = 6e-3, 0.05
+"""Windows in a run of scoring: about what phantoms have."""
+PEOPLE, RUNS = 10, 3
+"""Participants in a step, two runs of each, and runs from which these are drawn."""
+VOLUMES, EVERY = 4, 10
+"""Volumes that are seen of such a run, and repetition times between them: what tells people
+apart shows in each volume, and volumes far apart have other signals on top."""
+TEMPERATURE = 0.1
+PULL = 1.0
+"""Weight of the second task; the first has 1."""
+PLACES = 64
+"""Participants of whom a window is guessed, each lying somewhere."""
+PEAK_RATE, WEIGHT_DECAY = 4e-3, 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """What came out of a training; all losses are of participants that it never saw.
+    """What came out of a training; all numbers are of participants that it never saw.
 
     Parameters
     ----------
-    steps, batch, seed, participants, runs : int
+    steps, seed, participants : int
         As asked for.
     loss : float
-        Mean squared error over hidden voxels, in variances of the brain's signal.
+        Mean squared error over hidden voxels of people who lie anywhere, in variances of the
+        brain's signal.
     loss_untrained : float
-        Of the same network before the first step.
+        Of a network before the first step.
     loss_constant : float
         Of the best single value for all voxels.
     loss_mean_volume : float
-        Of the best single volume: the mean volume of the training's runs.
-    matched, matched_untrained : float
-        Share of runs whose nearest run, by the cosine of their embeddings, is of the same
-        participant, when participants differ by `SCORED` of what they do in training; of the
-        weights, and the mean of `CONTROLS` networks that were never trained.
-    matched_by_chance : float
+        Of the best single volume.
+    matching : Matching
+        Nearest runs of people who were normalised, against networks that were never trained.
     """
 
     steps: int
-    batch: int
     seed: int
     participants: int
-    runs: int
     loss: float
     loss_untrained: float
     loss_constant: float
     loss_mean_volume: float
-    matched: float
-    matched_untrained: float
-    matched_by_chance: float
-
-
-class Phantoms:
-    """Runs of phantoms on the grid of a contract, scaled.
-
-    Parameters
-    ----------
-    card : Card
-        Of a model that takes volumes.
-    seed : int
-        The phantoms' own.
-    variety : float
-        How much participants differ in the standard space; 1 as in training.
-    """
-
-    def __init__(self, card: Card, seed: int, *, variety: float = 1.0) -> None:
-        contract = card.contract
-        if not isinstance(contract, VolumeContract):
-            raise UsageError(
-                f"{card.name} takes no volumes, so phantoms cannot train it",
-                fix="train neurostorm-demo",
-            )
-        self.contract, self.seed, self.variety = contract, seed, variety
-        self.points = Grid.from_rows(contract.grid.shape, contract.grid.affine).world()
-
-    def windows(self, participant: int, run: int, *, n: int = WINDOWS) -> Tensor:
-        """Render a run of n windows: (n, 1, X, Y, Z, L), no unit."""
-        anatomy = np.random.default_rng((self.seed, participant))
-        linear = np.eye(3) + anatomy.normal(0, self.variety * SHAPE, (3, 3))
-        shift = anatomy.normal(0, self.variety * PLACE, 3)
-        gain = np.exp(self.points @ anatomy.normal(0, self.variety * GAIN, 3)).astype(np.float32)
-        shift += np.random.default_rng((self.seed, participant, run)).normal(0, AGAIN, 3)
-        series, mask = standard_series(
-            participant,
-            run,
-            seed=self.seed,
-            grid=self.points @ linear.T + shift,
-            n_volumes=n * self.contract.window,
-            tr=self.contract.tr,
-        )
-        scaled, _ = normalize_volume(series * gain[..., None], mask, self.contract)
-        return torch.from_numpy(np.stack(np.split(scaled, n, axis=-1))[:, None])
+    matching: Matching
 
 
 def train_volumes(
-    out: Path,
-    *,
-    participants: int = 100,
-    runs: int = 2,
-    steps: int = 900,
-    seed: int = 1,
-    batch: int = 1,
+    out: Path, *, participants: int = 80, steps: int = 250, seed: int = 1
 ) -> Training:
     """Train ``neurostorm-demo`` and write its weights.
 
@@ -150,37 +97,34 @@ def train_volumes(
     ----------
     out : Path
         The safetensors file to write; its configuration and the report are inside.
-    participants, runs : int
-        Phantoms to train on, and runs of each.
+    participants : int
+        Phantoms to train on, `RUNS` runs of each; 1 MB of memory a run.
     steps : int
         Steps of the optimiser.
     seed : int
         Of the phantoms, the first weights, the order and the masks.
-    batch : int
-        Windows a step.
 
     Returns
     -------
     Training
         How good it is, and how good simpler things are.
     """
-    card = read_card("neurostorm-demo")
-    phantoms = Phantoms(card, seed)
+    card = read_card(NAME)
+    people = range(FIRST, FIRST + participants)
+    held_out = range(FIRST + participants, FIRST + participants + HELD_OUT)
     model = build_volumes(card, seed)
-    people = range(1, participants + 1)
-    known = [phantoms.windows(p, 1, n=1).mean(dim=(0, -1)) for p in people]
-    mean_volume = torch.stack(known).mean(dim=0)[..., None]  # (1, X, Y, Z, 1)
-    nn.init.constant_(model.decoder_pred.bias, float(mean_volume.mean()))
-    _fit(model, _batches(phantoms, people, runs=runs, batch=batch), steps=steps, seed=seed)
-    held_out = range(participants + 1, participants + 1 + HELD_OUT)
+    tasks = VolumeTasks(model, card, people, seed=seed)
+    mean_volume = tasks.set_first_values()
+    model.train()
+    groups = [(list(model.parameters()), PEAK_RATE)]
+    fit(groups, tasks, steps=steps, weight_decay=WEIGHT_DECAY)
+    model.eval()
     report = Training(
         steps=steps,
-        batch=batch,
         seed=seed,
         participants=participants,
-        runs=runs,
-        **_matching(model, card, held_out, seed=seed),
-        **_losses([model, build_volumes(card, seed)], phantoms, mean_volume, held_out),
+        matching=_match(model, card, held_out, seed=seed),
+        **_losses([model, build_volumes(card, seed)], card, mean_volume, held_out, seed=seed),
     )
     logger.info("trained: %s", report)
     content = json.dumps({**card.config, "training": asdict(report)})
@@ -189,29 +133,97 @@ def train_volumes(
     return report
 
 
-def score_matching(model: NeuroStormMae, phantoms: Phantoms, people: Sequence[int]) -> float:
-    """Tell how often the nearest run is the other run of the same participant.
+class VolumeTasks:
+    """What is asked of the network in each step; called, it gives the loss.
 
     Parameters
     ----------
     model : NeuroStormMae
-        Whatever embeds.
-    phantoms : Phantoms
-        Where the runs come from; two of each participant.
+        The network.
+    card : Card
+        Of a model that takes volumes.
     people : sequence of int
-        Numbers of the participants.
-
-    Returns
-    -------
-    float
-        Share of runs, by the cosine of the mean embeddings of their windows.
+        Participants of training.
+    seed : int
+        Of the phantoms, the order and the masks.
     """
-    keys = [(p, r) for p in people for r in (1, 2)]
+
+    def __init__(
+        self, model: NeuroStormMae, card: Card, people: Sequence[int], *, seed: int
+    ) -> None:
+        self.model = model
+        normalised, placed = VolumePhantoms(card, seed), VolumePhantoms(card, seed, spread=PLACED)
+        runs = range(1, RUNS + 1)
+        self.runs = [
+            [normalised.volumes(person, run, n=VOLUMES, every=EVERY).half() for run in runs]
+            for person in people
+        ]
+        self.windows = [placed.windows(person, 1, n=1).half() for person in people[:PLACES]]
+        self.generator = torch.Generator().manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, _: int) -> Tensor:
+        """Compute the loss of a step."""
+        return self.guess() + PULL * self.pull()
+
+    def guess(self) -> Tensor:
+        """Hide a part of a window of a person who lies anywhere, and guess it."""
+        x = self.windows[self.rng.integers(len(self.windows))].float()
+        mask = self.model.draw_mask(x, generator=self.generator)
+        loss: Tensor = self.model.reconstruct(x, mask).loss
+        return loss
+
+    def pull(self) -> Tensor:
+        """Tell the other run of a person from runs of other people.
+
+        The mean over runs is off, as an index takes it off.
+        """
+        n = min(PEOPLE, len(self.runs))
+        people = self.rng.choice(len(self.runs), n, replace=False)
+        pairs = [self.rng.choice(RUNS, 2, replace=False) for _ in people]
+        views = [
+            self.runs[person][pair[which]]
+            for which in (0, 1)
+            for person, pair in zip(people, pairs, strict=True)
+        ]
+        vectors = self.model.embed(torch.stack(views).float())
+        first, second = (vectors - vectors.mean(dim=0)).chunk(2)
+        return nt_xent(first, second, temperature=TEMPERATURE)
+
+    @torch.no_grad()
+    def set_first_values(self) -> Tensor:
+        """Let patches enter and leave the network as their principal components.
+
+        Returns
+        -------
+        Tensor, shape (1, X, Y, Z, 1)
+            Mean of the people who lie anywhere.
+        """
+        volumes = torch.cat(self.windows)[..., :1].float()
+        embed, out = self.model.patch_embed.fc, self.model.decoder_pred
+        patches = self.model.patch_embed.cut(volumes).reshape(-1, embed.in_features).double()
+        mean = patches.mean(dim=0)
+        _, sizes, axes = torch.linalg.svd(patches - mean, full_matrices=False)
+        spread = sizes[: embed.out_features, None] / len(patches) ** 0.5
+        axes = axes[: embed.out_features]
+        embed.weight.copy_(axes / spread)
+        embed.bias.copy_(-(axes / spread) @ mean)
+        out.weight.copy_((axes * spread).T)
+        out.bias.copy_(mean)
+        return volumes.mean(dim=0)
+
+
+def embed_runs(
+    models: Sequence[NeuroStormMae], phantoms: VolumePhantoms, people: Sequence[int]
+) -> list[NDArray[np.float32]]:
+    """Embed two runs of each participant by the mean over windows: of each model, (2 * P, D)."""
+    vectors: list[list[Tensor]] = [[] for _ in models]
     with torch.no_grad():
-        runs = torch.stack([model.embed(phantoms.windows(p, r)).mean(dim=0) for p, r in keys])
-    unit = nn.functional.normalize(runs.double(), dim=1)
-    nearest = (unit @ unit.T).fill_diagonal_(-torch.inf).argmax(dim=1).tolist()
-    return float(np.mean([keys[i][0] == keys[j][0] for i, j in enumerate(nearest)]))
+        for person, run in product(people, (1, 2)):
+            windows = phantoms.windows(person, run, n=WINDOWS).chunk(WINDOWS)
+            for model, rows in zip(models, vectors, strict=True):
+                rows.append(torch.cat([model.embed(x) for x in windows]).mean(dim=0))
+    return [torch.stack(rows).numpy() for rows in vectors]
 
 
 def build_volumes(card: Card, seed: int) -> NeuroStormMae:
@@ -221,59 +233,29 @@ def build_volumes(card: Card, seed: int) -> NeuroStormMae:
         return NeuroStormMae(Config.of(card.config)).eval()
 
 
-def _matching(
-    model: NeuroStormMae, card: Card, people: Sequence[int], *, seed: int
-) -> dict[str, float]:
-    phantoms = Phantoms(card, seed, variety=SCORED)
-    controls = [build_volumes(card, seed + i) for i in range(CONTROLS)]
-    return {
-        "matched": score_matching(model, phantoms, people),
-        "matched_untrained": float(
-            np.mean([score_matching(control, phantoms, people) for control in controls])
-        ),
-        "matched_by_chance": 1 / (2 * len(people) - 1),
-    }
-
-
-def _batches(
-    phantoms: Phantoms, people: Sequence[int], *, runs: int, batch: int
-) -> Iterator[Tensor]:
-    """Yield (B, 1, X, Y, Z, L), each of different runs, without end."""
-    rng = np.random.default_rng(phantoms.seed)
-    keys = [(p, r) for p in people for r in range(1, runs + 1)]
-    while True:
-        order = rng.permutation(len(keys))
-        for first in range(0, len(keys) - batch + 1, batch):
-            chosen = [keys[i] for i in order[first : first + batch]]
-            yield torch.cat([phantoms.windows(*key, n=1) for key in chosen])
-
-
-def _fit(model: NeuroStormMae, batches: Iterator[Tensor], *, steps: int, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-
-    def loss_of(_: int) -> Tensor:
-        x = next(batches)
-        loss: Tensor = model.reconstruct(x, model.draw_mask(x, generator=generator)).loss
-        return loss
-
-    model.train()
-    groups = [(list(model.parameters()), PEAK_RATE)]
-    fit(groups, loss_of, steps=steps, weight_decay=WEIGHT_DECAY)
-    model.eval()
+def _match(model: NeuroStormMae, card: Card, people: Sequence[int], *, seed: int) -> Matching:
+    of = [person for person in people for _ in (1, 2)]
+    models = [model, *(build_volumes(card, seed + i) for i in range(CONTROLS))]
+    vectors = embed_runs(models, VolumePhantoms(card, seed), people)
+    hits = [find_hits(rows, of, centre=card.centre) for rows in vectors]
+    return compare_matching(hits[0], hits[1:], of)
 
 
 def _losses(
     models: Sequence[NeuroStormMae],
-    phantoms: Phantoms,
+    card: Card,
     mean_volume: Tensor,
     people: Sequence[int],
+    *,
+    seed: int,
 ) -> dict[str, float]:
     """Mean squared errors over the same hidden voxels of participants that were held out."""
-    generator = torch.Generator().manual_seed(phantoms.seed)
+    generator = torch.Generator().manual_seed(seed)
+    phantoms = VolumePhantoms(card, seed, spread=PLACED)
     trained, untrained = models
     errors: dict[str, list[float]] = {}
     for person in people:
-        x = phantoms.windows(person, 1)
+        x = phantoms.windows(person, 1, n=1)
         mask = trained.draw_mask(x, generator=generator)
         with torch.no_grad():
             made = {

@@ -11,8 +11,18 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.engines import Engines, ModelFiles, Preprocessed
-from neurostorm_app.bids_app.outputs import ANAT, BOLD
+from neurostorm_app.bids_app.engines import Engines, ModelFiles, Preprocessed, Wanted
+from neurostorm_app.bids_app.images import (
+    ANAT,
+    CONFOUNDS,
+    anat_in,
+    maps_between,
+    of_field,
+    of_fieldmap,
+    of_fit,
+    references_in,
+    series_in,
+)
 from neurostorm_app.bids_app.settings import build_settings
 from neurostorm_app.errors import UsageError
 from neurostorm_app.models import read_card
@@ -94,6 +104,11 @@ class Fake:
         self.broken: dict[str, Exception] = {}
         self.streams: list[list[str]] = []
         self.prediction: dict[str, Any] | None = None
+        self.wanted: list[Wanted] = []
+        self.qc: dict[str, Any] = {
+            "reference": {"slice_timing": {"reference_s": 0.98}, "notes": []},
+            "quality": {"verdict": "pass", "reasons": []},
+        }
 
     def engines(self) -> Engines:
         return Engines(
@@ -108,31 +123,78 @@ class Fake:
         if name in self.broken:
             raise self.broken[name]
 
-    def preprocess(self, t1w, runs, *, work_dir, science, plan, anat) -> Preprocessed:
-        label = t1w[0].name.split("_")[0].removeprefix("sub-")
+    def preprocess(self, wanted, *, work_dir, series_dir, settings, plan) -> Preprocessed:
+        """Make each file that is wanted and was not handed over, and count what was estimated."""
+        self.wanted.append(wanted)
+        first = (wanted.t1w or (wanted.runs[0].bold,))[0]
+        label = first.name.split("_")[0].removeprefix("sub-")
         self._fail(f"preprocess sub-{label}")
+        seed = settings.science.random_seed
+        standard = [space for space in wanted.spaces if space.is_standard]
+        anat = None
+        if wanted.anat is not None or wanted.t1w:
+            anat = dict(wanted.anat or {})
+            if wanted.anat is None:
+                self.calls[f"anat {label}"] += 1
+                anat |= self._files(ANAT, work_dir / "anat", wanted.t1w[0], seed)
+            for space in standard:
+                maps = maps_between("T1w", space.name, datatype="anat")
+                outputs = [o for o in (*maps, *anat_in(space)) if o.role not in anat]
+                if f"to:{space.name}" not in anat:
+                    self.calls[f"normalize {label} {space.name}"] += 1
+                anat |= self._files(outputs, work_dir / f"anat-{space.name}", first, seed)
         made, failed = {}, {}
-        if anat is None:
-            self.calls[f"anat {label}"] += 1
-            anat = self._files(ANAT, work_dir / "anat", t1w[0], science)
-        for run in runs:
-            self.calls[f"bold {run.name}"] += 1
+        for run in wanted.runs:
             if run.name in self.broken:
+                self.calls[f"fit {run.name}"] += 1
                 failed[run.name] = self.broken[run.name]
-            else:
-                made[run.name] = self._files(BOLD, work_dir / run.name, run.bold, science)
+                continue
+            made[run.name] = self._run(run, wanted, work_dir / run.name, series_dir, seed)
         return Preprocessed(
             anat=anat, bold=made, failed=failed, methods="What was done.", timings={"n4": 1.0}
         )
 
-    def _files(self, outputs, folder: Path, source: Path, science) -> dict[str, Path]:
+    def _run(self, run, wanted, folder: Path, series_dir: Path, seed: int) -> dict[str, Path]:
+        files = dict(wanted.fits.get(run.name, {}))
+        known = set(files)
+        fieldmap = run.fieldmap
+        if "hmc_xfm" not in files:
+            self.calls[f"fit {run.name}"] += 1
+            skipped = {"t2star"} if not run.echoes else set()
+            has_t1w = bool(wanted.t1w or wanted.anat)
+            skipped |= {"gm", "wm", "csf"} if has_t1w else {"coreg_xfm"}
+            outputs = [o for o in of_fit() if o.role not in skipped]
+            if fieldmap:
+                outputs += of_field(fieldmap.name)
+                outputs += of_fieldmap(fieldmap.name, fieldmap.kind)
+            files |= self._files(outputs, folder, run.bold, seed)
+        wants = {"minimal": 0, "resampling": 1, "full": 2}[wanted.level]
+        for space in wanted.spaces:
+            if not (wanted.t1w or wanted.anat) and space.is_standard:
+                outputs = maps_between("boldref", space.name, datatype="func")
+                outputs = [o for o in outputs if o.role not in known]
+                files |= self._files(outputs, folder / space.name, run.bold, seed)
+            if wants >= 1:
+                files |= self._files(references_in(space), folder / space.name, run.bold, seed)
+            if wants == 2:
+                self.calls[f"series {run.name} {space.label}"] += 1
+                place = series_dir / run.name / space.name
+                files |= self._files(series_in(space), place, run.bold, seed)
+        if wants == 2 and "confounds" not in known:
+            self.calls[f"confounds {run.name}"] += 1
+            files |= self._files(CONFOUNDS, folder, run.bold, seed)
+        files["qc"] = folder / "qc.json"
+        files["qc"].parent.mkdir(parents=True, exist_ok=True)
+        files["qc"].write_text(json.dumps(self.qc))
+        return files
+
+    def _files(self, outputs, folder: Path, source: Path, seed: int) -> dict[str, Path]:
         """Write one small file a role whose content depends on source and settings."""
-        folder.mkdir(parents=True)
-        seed = int(hashlib.sha256(source.read_bytes()).hexdigest()[:6], 16) + science.random_seed
-        files = {"qc": folder / "qc.json"}
-        files["qc"].write_text('{"ok": true}')
+        folder.mkdir(parents=True, exist_ok=True)
+        seed += int(hashlib.sha256(source.read_bytes()).hexdigest()[:6], 16)
+        files = {}
         for output in outputs:
-            path = folder / f"{output.role}{output.extension}"
+            path = folder / f"{output.role.replace(':', '-')}{output.extension}"
             if output.extension == ".nii.gz":
                 shape = (5, 6, 7, 4) if output.suffix == "bold" else (5, 6, 7)
                 write_image(path, shape, seed=seed)
@@ -143,6 +205,9 @@ class Fake:
             else:
                 path.write_text(f"{seed}")
             files[output.role] = path
+        if any(output.role == "t1w" for output in outputs):
+            files["qc"] = folder / "qc.json"
+            files["qc"].write_text('{"ok": true}')
         return files
 
     def find_model(self, name, science) -> ModelFiles:

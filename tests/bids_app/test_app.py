@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app import app
+from neurostorm_app.bids_app import app, keeping
 from neurostorm_app.bids_app.app import run_app
+from neurostorm_app.bids_app.derivatives import move_aside
 from neurostorm_app.bids_app.engines import ModelFiles
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.units import Call, Ready, embedding_unit
@@ -33,6 +34,7 @@ from neurostorm_app.pipelines.stage import StandardSeries
 from .conftest import POISON, write_image
 
 RUN = "sub-01_task-rest_run-1"
+SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 STANDARD = f"{RUN}_space-MNI152NLin6Asym_res-2"
 
 
@@ -52,7 +54,8 @@ def test_every_run_gets_its_results(call, tmp_path):
     result, done = call()
     assert result.exit_code == ExitCode.SUCCESS
     assert [run.status for run in result.runs] == ["done"] * 4
-    assert len(done) == 2 + 4 + 4 + 2  # anatomies, runs, embeddings, pages
+    # anatomies, templates, estimates, series, confounds, embeddings, pages
+    assert len(done) == 2 + 4 + 4 + 8 + 4 + 4 + 2
     out = tmp_path / "out"
     for name in (
         "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
@@ -85,11 +88,19 @@ def test_a_rerun_does_nothing_and_says_so(call):
     [
         (f"sub-01/func/{STANDARD}_desc-connectome_embedding.tsv", {f"embed connectome {RUN}"}),
         ("sub-01.html", set()),
-        (f"sub-01/func/{RUN}_desc-confounds_timeseries.tsv", {f"bold {RUN}"}),
-        (f"sub-01/func/{STANDARD}_desc-preproc_bold.nii.gz", {f"bold {RUN}"}),
-        ("sub-01/anat/sub-01_dseg.nii.gz", {"anat 01"}),
+        (f"sub-01/func/{RUN}_desc-confounds_timeseries.tsv", {f"confounds {RUN}"}),
+        (
+            f"sub-01/func/{STANDARD}_desc-preproc_bold.nii.gz",
+            {f"series {RUN} MNI152NLin6Asym:res-2"},
+        ),
+        (f"sub-01/func/{RUN}_desc-hmc_boldref.nii.gz", {f"fit {RUN}"}),
+        (
+            "sub-01/anat/sub-01_dseg.nii.gz",
+            {"anat 01", *(f"normalize 01 {space}" for space in SPACES)},
+        ),
+        ("sub-01/anat/sub-01_space-MNI152NLin6Asym_res-2_dseg.nii.gz", set()),
     ],
-    ids=["embedding", "page", "confounds", "series", "anatomy"],
+    ids=["embedding", "page", "confounds", "series", "estimates", "anatomy", "anatomy in space"],
 )
 def test_removing_one_output_redoes_only_what_is_needed(call, tmp_path, removed, expected):
     call()
@@ -110,14 +121,186 @@ def test_a_damaged_output_is_made_again(call, tmp_path):
     assert f"embed connectome {RUN}" in done
 
 
-def test_another_setting_is_never_answered_with_old_results(call):
+def work(done):
+    """What was done without pages and embeddings."""
+    return {name for name in done if not name.startswith(("page", "embed"))}
+
+
+EACH = [f"sub-0{p}_task-rest_run-{r}" for p in (1, 2) for r in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        ({"fd_spike_threshold": 0.3}, {"confounds"}),
+        ({"return_all_components": True}, {"confounds"}),
+        ({"slice_time_ref": 0.0}, {"series", "confounds"}),
+        ({"ignore": ["slicetiming"]}, {"series", "confounds"}),
+        ({"bold2anat_dof": 12}, {"fit", "series", "confounds"}),
+        ({"dummy_scans": 1}, {"fit", "series", "confounds"}),
+        ({"use_syn_sdc": True}, {"fit", "series", "confounds"}),
+        ({"random_seed": 7}, {"anat", "normalize", "fit", "series", "confounds"}),
+        ({"me_t2s_fit_method": "curvefit", "fallback_total_readout_time": 0.03}, set()),
+    ],
+    ids=lambda value: "+".join(sorted(value)),
+)
+def test_a_setting_brings_back_only_what_it_changes(call, options, again):
     call()
-    _, done = call(fd_spike_threshold=0.3)
-    assert {name for name in done if name.startswith(("anat", "bold"))} == {
-        f"bold sub-0{p}_task-rest_run-{r}" for p in (1, 2) for r in (1, 2)
+    _, done = call(**options)
+    assert {name.split()[0] for name in work(done)} == again
+    _, done = call(**options)
+    assert done == set()
+
+
+def test_one_more_space_repeats_no_estimation(call, fake):
+    call(output_spaces=["MNI152NLin6Asym:res-2"])
+    _, done = call(output_spaces=["MNI152NLin6Asym:res-2", "T1w", "native"])
+    assert work(done) == {f"series {run} {label}" for run in EACH for label in ("T1w", "native")}
+    wanted = fake.wanted[-1]
+    assert [space.label for space in wanted.spaces] == ["T1w", "native"]
+    assert {"t1w", "to:MNI152NLin6Asym", "qc"} <= wanted.anat.keys()
+    assert {"hmc_xfm", "coreg_xfm", "confounds", "qc"} <= wanted.fits[EACH[-1]].keys()
+    _, done = call(output_spaces=["MNI152NLin2009cAsym:res-2"])
+    assert work(done) == {f"series {run} MNI152NLin2009cAsym:res-2" for run in EACH} | {
+        f"normalize 0{p} MNI152NLin2009cAsym" for p in (1, 2)
     }
-    _, done = call(random_seed=7, fd_spike_threshold=0.3)
-    assert {"anat 01", "anat 02"} <= done
+
+
+def test_a_level_is_completed_from_the_one_below(call, tmp_path, caplog):
+    result, done = call(output_level="minimal")
+    assert result.exit_code == ExitCode.SUCCESS
+    assert {name.split()[0] for name in done} == {"anat", "normalize", "fit", "page"}
+    assert caplog.text.count("models are not run: --level minimal makes no series") == 1
+    func = tmp_path / "out" / "sub-01" / "func"
+    assert not list(func.glob("*_space-*"))
+    result, done = call(output_level="resampling")
+    assert work(done) == set()
+    assert len(list(func.glob(f"{RUN}_space-*_boldref.nii.gz"))) == 2
+    assert not list(func.glob("*_desc-preproc_bold*"))
+    result, done = call()
+    assert {name.split()[0] for name in done} == {"series", "confounds", "embed", "page"}
+    assert [run.status for run in result.runs] == ["done"] * 4
+
+
+def test_nothing_is_done_again_at_a_level(call):
+    call(output_level="minimal")
+    result, done = call(output_level="minimal")
+    assert done == set()
+    assert [run.status for run in result.runs] == ["reused"] * 4
+
+
+def test_a_model_takes_its_own_space_if_it_is_there(call, tmp_path):
+    call(output_spaces=["MNI152NLin2009cAsym:res-2", "MNI152NLin6Asym:res-2"])
+    func = tmp_path / "out" / "sub-01" / "func"
+    assert (func / f"{STANDARD}_desc-connectome_embedding.tsv").is_file()
+    call(output_spaces=["T1w", "MNI152NLin2009cAsym:res-2"])
+    other = f"{RUN}_space-MNI152NLin2009cAsym_res-2_desc-connectome_embedding.tsv"
+    assert (func / other).is_file()
+
+
+def test_without_a_standard_space_no_model_is_run(call, caplog):
+    result, done = call(output_spaces=["T1w"])
+    assert result.exit_code == ExitCode.SUCCESS
+    assert not [name for name in done if name.startswith("embed")]
+    assert "models are not run: no standard space is among --output-spaces" in caplog.text
+
+
+def test_a_run_without_t1w_goes_straight_to_the_template(call, dataset, tmp_path, caplog):
+    dataset.participant("03", runs=("1",), t1w=False)
+    name = "sub-03_task-rest_run-1"
+    result, done = call(participant_label=["03"])
+    assert result.exit_code == ExitCode.SUCCESS
+    assert f"fit {name}" in done
+    assert "NO T1w IMAGE" in caplog.text
+    func = tmp_path / "out" / "sub-03" / "func"
+    for space in SPACES:
+        assert (func / f"{name}_from-boldref_to-{space}_mode-image_xfm.h5").is_file()
+    assert not list(func.glob("*to-T1w*"))
+    sidecar = f"{name}_space-MNI152NLin6Asym_res-2_desc-connectome_embedding.json"
+    assert json.loads((func / sidecar).read_text())["Notes"][0].startswith("NO T1w IMAGE")
+    _, done = call(participant_label=["03"])
+    assert done == set()
+
+
+def test_anatomy_alone_is_made_and_reported(call, tmp_path):
+    result, done = call(anat_only=True)
+    assert [(run.name, run.status) for run in result.runs] == [
+        ("sub-01", "done"), ("sub-02", "done"),
+    ]  # fmt: skip
+    assert {name.split()[0] for name in done} == {"anat", "normalize", "page"}
+    result, done = call(anat_only=True)
+    assert done == set()
+    result, _ = call(anat_only=True, dry_run=True)
+    assert "sub-01: anatomy: nothing to do" in result.summary()
+    _, done = call()
+    assert not [name for name in done if name.startswith(("anat", "normalize"))]
+
+
+def test_series_are_moved_and_scratch_holds_none(call, fake, tmp_path, monkeypatch):
+    moved = []
+
+    def move(source, path, *, root):
+        moved.append(path.name)
+        return move_aside(source, path, root=root)
+
+    monkeypatch.setattr(keeping, "move_aside", move)
+    call(work_dir=tmp_path / "work")
+    assert len(moved) == 8
+    assert all(name.endswith("_desc-preproc_bold.nii.gz") for name in moved)
+    assert not list((tmp_path / "work").rglob("bold-*"))
+    assert not list((tmp_path / "out").glob(".work*"))
+
+
+def test_the_verdict_on_a_run_is_told_and_stops_nothing(call, fake, tmp_path):
+    reason = {"what": "tSNR", "value": 3.0}
+    fake.qc = {"quality": {"verdict": "fail", "reasons": [reason]}}
+    result, _ = call()
+    assert result.exit_code == ExitCode.SUCCESS
+    assert "quality: 0 pass, 0 look, 4 fail" in result.summary()
+    report = json.loads((tmp_path / "out" / "logs" / f"{RUN}_report.json").read_text())
+    assert report["quality"] == {"verdict": "fail", "reasons": [reason]}
+    result, _ = call()
+    assert result.runs[0].quality["verdict"] == "fail"
+
+
+def test_what_is_said_of_a_run_is_kept_when_a_space_is_added(call, fake, tmp_path):
+    call(output_spaces=["MNI152NLin6Asym:res-2"])
+    fake.qc = {"resampling": {"seconds": 1}, "reference": {"more": 2}}
+    call()
+    qc = json.loads((tmp_path / "out" / "logs" / f"{RUN}_qc.json").read_text())
+    assert qc["reference"] == {
+        "slice_timing": {"reference_s": 0.98}, "notes": [], "more": 2,
+    }  # fmt: skip
+    assert qc["quality"]["verdict"] == "pass"
+    assert qc["resampling"] == {"seconds": 1}
+
+
+def test_the_sidecar_of_a_series_tells_the_whole_way(call, tmp_path):
+    call()
+    path = tmp_path / "out" / "sub-01" / "func" / f"{STANDARD}_desc-preproc_bold.json"
+    sidecar = json.loads(path.read_text())
+    assert sidecar["SliceTimingCorrected"] is True
+    assert sidecar["StartTime"] == 0.98
+    assert sidecar["Sources"] == [
+        f"bids:raw:sub-01/func/{RUN}_bold.nii.gz",
+        f"bids::sub-01/func/{RUN}_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt",
+        f"bids::sub-01/func/{RUN}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt",
+        "bids::sub-01/anat/sub-01_from-T1w_to-MNI152NLin6Asym_mode-image_xfm.h5",
+    ]
+
+
+def test_a_missing_file_of_the_preprocessing_is_an_error_of_its_run(call, fake, settings):
+    engines = fake.engines()
+
+    def forgetful(*args, **kwargs):
+        done = engines.preprocess(*args, **kwargs)
+        bold = {name: {**files} for name, files in done.bold.items()}
+        for files in bold.values():
+            files.pop("hmc_xfm")
+        return replace(done, bold=bold)
+
+    result = run_app(settings(), engines=replace(engines, preprocess=forgetful))
+    assert "the preprocessing gave no hmc_xfm" in result.runs[0].errors[0].what
 
 
 def test_changed_scans_are_worked_on_again(call, dataset):
@@ -125,7 +308,8 @@ def test_changed_scans_are_worked_on_again(call, dataset):
     image = dataset.bold("01")
     image.write_bytes(dataset.bold("02").read_bytes())
     _, done = call()
-    assert done == {f"bold {RUN}", f"embed connectome {RUN}", "page 01"}
+    assert {name.split()[0] for name in done} == {"fit", "series", "confounds", "embed", "page"}
+    assert all(RUN in name or name == "page 01" for name in done)
 
 
 def test_a_second_model_takes_the_preprocessed_series(call):
@@ -155,7 +339,8 @@ def test_a_run_that_failed_is_tried_again_alone(call, fake):
     call()
     fake.broken.clear()
     result, done = call()
-    assert done == {f"bold {RUN}", f"embed connectome {RUN}", "page 01"}
+    assert {name.split()[0] for name in done} == {"fit", "series", "confounds", "embed", "page"}
+    assert all(RUN in name or name == "page 01" for name in done)
     assert result.exit_code == ExitCode.SUCCESS
 
 
@@ -447,7 +632,7 @@ def key(settings, fake, tmp_path):
         engines = fake.engines()
         call = Call(
             settings=asked, engines=engines, ledger=Ledger(tmp_path), plan=Plan(1, 1, 2**32),
-            models=(found,), missing={}, scratch=tmp_path,
+            models=(found,), missing={}, scratch=tmp_path, series_dir=tmp_path,
         )  # fmt: skip
         return embedding_unit(ready, found, call).key
 

@@ -133,24 +133,30 @@ def test_memory_is_read_with_its_unit(words, gib):
         ),
         (["--nprocs", "two"], "--nprocs cannot be .*two.*valid integer", "--nprocs"),
         (["--precision", "fp16"], "--precision cannot be .*fp16", "--precision"),
-        (["--bold2anat-dof", "9"], "--bold2anat-dof cannot be .*9", "--help"),
+        (["--bold2anat-dof", "7"], "--bold2anat-dof cannot be .*7.*6, 9 or 12", "--help"),
+        (["--bold2anat-init", "t2w"], "--bold2anat-init cannot be .*t2w", "--help"),
+        (["--slice-time-ref", "end"], "--slice-time-ref cannot be .*end", "--help"),
+        (["--slice-time-ref", "1.5"], "--slice-time-ref cannot be .*1.5", "--help"),
+        (["--ignore", "t2w"], "--ignore cannot be .*t2w.*fieldmaps", "--help"),
+        (["--level", "most"], "--output-level cannot be .*most", "--help"),
+        (["--fallback-total-readout-time", "0"], "--fallback-total-readout-time cannot", "--help"),
         (["--device", "tpu"], "--device cannot be .*tpu", "--device"),
         (["--mem", "much"], "--mem: .*much.* is not a size", "8G"),
         (["--mem", "4G", "--mem-gb", "4"], "were both given", "one of them"),
         (["--participant-label", "../etc"], "etc.* is not a BIDS label", "label alone"),
         (["--output-spaces", "fsaverage"], "is a surface, and surfaces are not made", "res-2"),
-        (["--output-spaces", "T1w"], "not a space we make", "MNI152NLin6Asym:res-2"),
-        (
-            ["--output-spaces", "MNI152NLin6Asym:res-2", "MNI152NLin2009cAsym:res-2"],
-            "one space a call is made",
-            "call once for each space",
-        ),
+        (["--output-spaces", "fsLR:den-91k"], "is a surface, and surfaces are not", "res-2"),
+        (["--output-spaces", "MNI152NLin6Sym:res-2"], "is not a space we make", "did you mean"),
+        (["--output-spaces", "MNI152NLin6Asym:res-7"], "has a resolution that MNI", "res-2"),
+        (["--output-spaces", "MNI152NLin6Asym:cohort-2:res-2"], "names a cohort, and", "res-2"),
+        (["--output-spaces", "MNI152NLin6Asym:2mm"], "is not written as SPACE", "res-2"),
+        (["--output-spaces", "T1w:res-2"], "has the voxels of the scan", "T1w"),
         (["--weights", "file.pt"], "file.pt.*; expected NAME=PATH", "neurostorm="),
         (["-d", "a b=/"], "a b.* is not a name; expected letters", "NAME=PATH"),
         (["-d", "a=/", "a=/tmp"], "a.* is given twice: .*", "once"),
         (["-d", "raw=/"], "stands for BIDS_DIR", "another name"),
         (["--cifti-output", "91k"], "--cifti-output cannot be honoured", "leave it out"),
-        (["--level", "minimal"], "--level cannot be honoured", "leave it out"),
+        (["--force", "bbr"], "--force cannot be honoured", "leave it out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -160,6 +166,41 @@ def test_a_wrong_command_line_is_explained(words, message, fix):
     assert re.search(message, caught.value.what)
     assert fix in caught.value.fix
     assert caught.value.exit_code == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        ([], ["MNI152NLin6Asym:res-2", "MNI152NLin2009cAsym:res-2"]),
+        (["MNI152NLin6Asym"], ["MNI152NLin6Asym:res-native"]),
+        (["MNI152NLin6Asym:res-02", "MNI152NLin6Asym:res-2"], ["MNI152NLin6Asym:res-2"]),
+        (["func", "run", "bold", "boldref", "sbref", "native"], ["native"]),
+        (["anat", "T1w", "MNI152NLin2009cAsym:res-2"], ["T1w", "MNI152NLin2009cAsym:res-2"]),
+    ],
+)
+def test_output_spaces_are_written_as_for_fmriprep(words, labels):
+    science = options(*(["--output-spaces", *words] if words else [])).science
+    assert [space.label for space in science.spaces] == labels
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--level", "minimal"], "output_level", "minimal"),
+        (["--ignore", "fieldmaps", "slicetiming"], "ignore", ("fieldmaps", "slicetiming")),
+        (["--slice-time-ref", "start"], "slice_time_ref", 0.0),
+        (["--slice_time_ref", "middle"], "slice_time_ref", 0.5),
+        (["--slice-time-ref", "0.25"], "slice_time_ref", 0.25),
+        (["--bold2t1w-dof", "12"], "bold2anat_dof", 12),
+        (["--bold2t1w-init", "header"], "bold2anat_init", "header"),
+        (["--use-syn-sdc"], "use_syn_sdc", True),
+        (["--fallback-total-readout-time", "0.03"], "fallback_total_readout_time", 0.03),
+        (["--me-t2s-fit-method", "curvefit"], "me_t2s_fit_method", "curvefit"),
+        (["--return-all-components"], "return_all_components", True),
+    ],
+)
+def test_preprocessing_is_asked_for_as_of_fmriprep(words, field, value):
+    assert getattr(options(*words).science, field) == value
 
 
 def test_a_missing_derivative_is_no_input(capsys):

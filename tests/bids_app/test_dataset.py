@@ -8,7 +8,8 @@ import os
 
 import pytest
 
-from neurostorm_app.bids_app.dataset import find_runs, read_sidecar
+from neurostorm_app.bids_app.dataset import find_runs
+from neurostorm_app.bids_app.sidecars import read_sidecar
 from neurostorm_app.errors import (
     BidsError,
     CorruptImageError,
@@ -195,13 +196,39 @@ def test_an_unknown_participant_is_told_with_near_ones(names):
     assert "there are 2: 01, 02" in caught.value.what
 
 
-def test_raw_runs_without_t1w_say_what_to_do(failure, dataset):
+def test_a_run_without_t1w_is_taken_and_says_so_loudly(settings, dataset, caplog):
     dataset.participant("03", runs=("1",), t1w=False)
-    error, others = failure("sub-03_task-rest_run-1")
+    found = find_runs(settings(participant_label=["03"]))
+    (run,) = found.participants[0].raw
+    assert run.notes[0].startswith("NO T1w IMAGE: the BOLD reference was registered straight")
+    assert "sub-03_task-rest_run-1: NO T1w IMAGE" in caplog.text
+
+
+def test_t1w_space_without_t1w_is_refused(failure, dataset):
+    dataset.participant("03", runs=("1",), t1w=False)
+    spaces = ["MNI152NLin6Asym:res-2", "T1w"]
+    error, others = failure("sub-03_task-rest_run-1", output_spaces=spaces)
     assert isinstance(error, NoInputError)
-    assert "has no T1w image beside it" in error.what
-    assert "--derivatives" in error.fix
+    assert "series in T1w space are asked for, and there is no T1w image" in error.what
+    assert "--output-spaces" in error.fix
     assert others == 4
+
+
+def test_several_t1w_images_are_taken(settings, dataset):
+    write_image(dataset.root / "sub-01/anat/sub-01_run-2_T1w.nii.gz", (7, 8, 9))
+    found = find_runs(settings(participant_label=["01"]))
+    assert [p.name for p in found.participants[0].t1w] == [
+        "sub-01_T1w.nii.gz",
+        "sub-01_run-2_T1w.nii.gz",
+    ]
+
+
+def test_anatomy_alone_can_be_asked_for(settings, dataset):
+    found = find_runs(settings(anat_only=True))
+    assert [(len(p.t1w), p.raw) for p in found.participants] == [(1, ()), (1, ())]
+    dataset.participant("03", runs=("1",), t1w=False)
+    found = find_runs(settings(anat_only=True))
+    assert "has no T1w image, and only the anatomy is asked for" in found.failed["sub-03"].what
 
 
 def test_a_file_that_is_not_nifti_fails_alone(failure, dataset):
@@ -267,15 +294,69 @@ def test_a_sidecar_with_a_byte_order_mark_is_read(names, dataset):
     assert RUN in names()
 
 
-def test_echoes_are_not_taken_for_runs(failure, dataset):
-    for echo in (1, 2):
-        name = f"sub-01/func/sub-01_task-multi_echo-{echo}_bold.nii.gz"
-        write_image(dataset.root / name, (7, 8, 9, 5))
-    dataset.json("task-multi_bold.json", {"RepetitionTime": 2.0, "TaskName": "multi"})
-    error, others = failure("sub-01_task-multi_echo-1")
-    assert "is one of 2 echoes" in error.what
-    assert "echoes are not combined in this version" in error.what
+@pytest.fixture
+def echoes(dataset):
+    """Write a run of three echoes whose numbers are not in the order of their times."""
+
+    def write(times=(0.06, 0.014, 0.038), shapes=((7, 8, 9, 5),) * 3):
+        dataset.json("task-multi_bold.json", {"RepetitionTime": 2.0, "TaskName": "multi"})
+        for i, (time, shape) in enumerate(zip(times, shapes, strict=True), start=1):
+            stem = f"sub-01/func/sub-01_task-multi_echo-{i}_bold"
+            write_image(dataset.root / f"{stem}.nii.gz", shape)
+            dataset.json(f"{stem}.json", {} if time is None else {"EchoTime": time})
+        return "sub-01_task-multi"
+
+    return write
+
+
+def test_echoes_are_one_run_in_the_order_of_their_times(settings, dataset, echoes):
+    name = echoes()
+    write_image(dataset.root / "sub-01/func/sub-01_task-multi_echo-2_sbref.nii.gz", (7, 8, 9))
+    runs = {run.name: run for run in find_runs(settings()).participants[0].raw}
+    assert len(runs) == 3
+    run = runs[name]
+    assert [scan.metadata["EchoTime"] for scan in run.echoes] == [0.014, 0.038, 0.06]
+    assert run.bold == run.echoes[0].path
+    assert run.bold.name == "sub-01_task-multi_echo-2_bold.nii.gz"
+    assert run.sbref.path.name == "sub-01_task-multi_echo-2_sbref.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ((0.014, None, 0.06), "EchoTime is None; echoes are combined by it: expected seconds"),
+        ((14.0, 38.0, 62.0), "EchoTime is 14.0; echoes are combined by it"),
+        ((0.014, 0.014, 0.06), "two echoes have one EchoTime"),
+    ],
+)
+def test_echoes_without_times_of_their_own_are_refused(failure, echoes, times, message):
+    error, others = failure(echoes(times))
+    assert isinstance(error, DataError)
+    assert message in error.what
     assert others == 4
+
+
+def test_echoes_of_several_shapes_are_refused(failure, echoes):
+    error, _ = failure(echoes(shapes=((7, 8, 9, 5), (7, 8, 9, 5), (7, 8, 9, 6))))
+    assert "its echoes differ in shape" in error.what
+
+
+def test_one_echo_can_be_chosen_as_a_run(names, echoes, tmp_path):
+    echoes()
+    path = tmp_path / "filter.json"
+    path.write_text('{"bold": {"echo": "2", "task": "multi"}}')
+    assert names(bids_filter_file=path) == ["sub-01_task-multi_echo-2"]
+
+
+def test_a_single_band_reference_is_taken_unless_it_is_ignored(settings, dataset):
+    path = dataset.root / f"sub-01/func/{RUN}_sbref.nii.gz"
+    write_image(path, (7, 8, 9))
+    run = find_runs(settings()).participants[0].raw[0]
+    assert run.sbref.path == path
+    assert find_runs(settings()).participants[0].raw[1].sbref is None
+    run = find_runs(settings(ignore=["sbref"])).participants[0].raw[0]
+    assert run.sbref is None
+    assert run.notes == ("its single-band reference is not used, as asked",)
 
 
 def test_phase_series_are_left_out(names, dataset):

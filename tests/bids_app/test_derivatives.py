@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +16,27 @@ from neurostorm_app.bids_app.derivatives import (
     copy_aside,
     derivative_path,
     embedding_table,
+    move_aside,
     read_embedding,
     write_text,
 )
 from neurostorm_app.bids_app.describe import bids_uri, check_owner, describe_output
 from neurostorm_app.bids_app.entities import parse_name
-from neurostorm_app.bids_app.outputs import ANAT, BOLD, carried
+from neurostorm_app.bids_app.image_sidecars import carried, image_sidecar, series_facts
+from neurostorm_app.bids_app.images import (
+    ANAT,
+    CONFOUNDS,
+    anat_in,
+    maps_between,
+    of_field,
+    of_fieldmap,
+    of_fit,
+    references_in,
+    series_in,
+)
 from neurostorm_app.bids_app.provenance import sha256_of
 from neurostorm_app.errors import CannotCreateError, DataError
+from neurostorm_app.pipelines.stage import Fieldmap, OutputSpace
 
 from .conftest import POISON
 
@@ -74,20 +89,140 @@ def test_names_that_are_not_bids_are_refused(tmp_path, name):
         parse_name(tmp_path / name)
 
 
+NATIVE, T1W = OutputSpace(name="native"), OutputSpace(name="T1w")
+MNI = OutputSpace(name="MNI152NLin6Asym", res="2")
+COARSE = OutputSpace(name="MNI152NLin6Asym", res="native")
+
+
+def names_of(root, outputs, name="sub-01_task-x"):
+    return [
+        derivative_path(
+            root,
+            name,
+            output.datatype,
+            suffix=output.suffix,
+            extension=output.extension,
+            entities=output.entities,
+        ).relative_to(root)
+        for output in outputs
+    ]
+
+
 def test_all_outputs_have_names_of_their_own(tmp_path):
-    for outputs, source, datatype in ((ANAT, "sub-01", "anat"), (BOLD, "sub-01_task-x", "func")):
-        paths = [
-            derivative_path(
-                tmp_path,
-                source,
-                datatype,
-                suffix=output.suffix,
-                extension=output.extension,
-                entities=output.named("MNI152NLin6Asym", "2"),
-            )
-            for output in outputs
-        ]
-        assert len(set(paths)) == len(outputs)
+    outputs = [*ANAT, *of_fit(), *of_field("a1"), *of_fieldmap("a1", "pepolar"), *CONFOUNDS]
+    for space in (NATIVE, T1W, MNI, COARSE):
+        outputs += [*references_in(space), *series_in(space)]
+    outputs += [*anat_in(MNI), *maps_between("T1w", "MNI152NLin6Asym", datatype="anat")]
+    assert len(set(names_of(tmp_path, outputs))) == len(outputs)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "name", "expected"),
+    [
+        (series_in(NATIVE), "sub-01_task-x", "func/sub-01_task-x_desc-preproc_bold.nii.gz"),
+        (series_in(T1W), "sub-01_task-x", "func/sub-01_task-x_space-T1w_desc-preproc_bold.nii.gz"),
+        (
+            series_in(COARSE),
+            "sub-01_task-x",
+            "func/sub-01_task-x_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz",
+        ),
+        (of_fit()[5:6], "sub-01_task-x", "func/sub-01_task-x_T2starmap.nii.gz"),
+        (
+            of_field("auto00000")[:1],
+            "sub-01_task-x",
+            "func/sub-01_task-x_from-boldref_to-auto00000_mode-image_desc-fmap_xfm.txt",
+        ),
+        (
+            of_fieldmap("auto00000", "phasediff")[:1],
+            "sub-01",
+            "fmap/sub-01_fmapid-auto00000_desc-preproc_fieldmap.nii.gz",
+        ),
+        (
+            of_fieldmap("auto00000", "phasediff")[2:3],
+            "sub-01",
+            "fmap/sub-01_fmapid-auto00000_desc-magnitude_fieldmap.nii.gz",
+        ),
+        (
+            of_fieldmap("pa", "pepolar")[2:3],
+            "sub-01",
+            "fmap/sub-01_fmapid-pa_desc-epi_fieldmap.nii.gz",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_files_are_named_as_fmriprep_names_them(tmp_path, outputs, name, expected):
+    assert str(names_of(tmp_path, outputs, name)[0]) == f"sub-01/{expected}"
+
+
+def test_the_sidecar_of_a_series_says_what_was_corrected():
+    raw = {"RepetitionTime": 2.0, "SliceTiming": [0.0, 1.0], **POISON}
+    qc = {
+        "reference": {"slice_timing": {"reference_s": 0.5}, "notes": ["no field map"]},
+        "distortion": {"shift_mm": 2.5, "jacobian": True, "deep": {"x": 1}},
+    }
+    fieldmap = Fieldmap(name="pe", kind="pepolar", scans=())
+    facts = series_facts(raw, qc, fieldmap)
+    sidecar = image_sidecar(
+        series_in(T1W)[0], sources=["bids:raw:x"], reference="bids::t1w", about=facts
+    )
+    assert sidecar == {
+        "SkullStripped": False,
+        "RepetitionTime": 2.0,
+        "SliceTimingCorrected": True,
+        "StartTime": 0.5,
+        "DistortionCorrection": {
+            "Method": "pepolar",
+            "FieldMap": "pe",
+            "shift_mm": 2.5,
+            "jacobian": True,
+        },
+        "Notes": ["no field map"],
+        "SpatialReference": "bids::t1w",
+        "Sources": ["bids:raw:x"],
+    }
+
+
+def test_slice_times_stay_where_they_were_not_corrected():
+    facts = series_facts({"SliceTiming": [0.0, 1.0]}, {"reference": {"slice_timing": None}})
+    assert facts == {"SliceTimingCorrected": False, "SliceTiming": [0.0, 1.0]}
+    assert series_facts({"SliceTiming": [0.0, 1.0]}, {}) == {}
+
+
+def test_only_what_has_a_resolution_in_its_name_says_it():
+    assert "2 mm" in image_sidecar(series_in(MNI)[0], sources=[])["Resolution"]
+    assert "Resolution" not in image_sidecar(series_in(COARSE)[0], sources=[])
+
+
+def test_a_file_on_the_same_disk_is_moved_and_not_copied(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(3_000_000))
+    inode, expected = source.stat().st_ino, sha256_of(source)
+    target = tmp_path / "folder" / "target"
+    assert move_aside(source, target, root=tmp_path) == expected == sha256_of(target)
+    assert not source.exists()
+    assert target.stat().st_ino == inode
+
+
+def test_a_file_on_another_disk_is_copied_and_removed(tmp_path):
+    shm = Path("/dev/shm")
+    if not os.access(shm, os.W_OK) or shm.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second disk")
+    with tempfile.TemporaryDirectory(dir=shm) as folder:
+        source = Path(folder) / "source"
+        source.write_bytes(b"series")
+        move_aside(source, tmp_path / "target")
+        assert not source.exists()
+    assert (tmp_path / "target").read_bytes() == b"series"
+
+
+def test_nothing_is_moved_out_of_the_output_folder(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (out / "sub-01").symlink_to(tmp_path / "elsewhere")
+    (out / "source").write_text("x")
+    with pytest.raises(CannotCreateError, match="would leave the output folder"):
+        move_aside(out / "source", out / "sub-01" / "file", root=out)
 
 
 def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path):

@@ -11,6 +11,8 @@ from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.validation import find_validator, validate
 from neurostorm_app.errors import BidsError, ExitCode, NoInputError
 
+from .conftest import write_image
+
 
 def test_a_valid_dataset_passes(dataset):
     validate(dataset.root, ["01", "02"], everyone=True)
@@ -76,11 +78,37 @@ def test_the_app_stops_at_an_invalid_dataset(settings, fake, dataset):
     assert not fake.calls
 
 
+def add_field_map_and_echoes(dataset):
+    """Give participant 01 a field map for its runs, and a run of three echoes."""
+    for label, axis in (("AP", "j-"), ("PA", "j")):
+        stem = f"sub-01/fmap/sub-01_dir-{label}_epi"
+        write_image(dataset.root / f"{stem}.nii.gz", (7, 8, 9))
+        dataset.json(f"{stem}.json", {"PhaseEncodingDirection": axis, "B0FieldIdentifier": "pe"})
+    dataset.json("sub-01/sub-01_task-rest_bold.json", {"B0FieldSource": "pe"})
+    dataset.json("task-multi_bold.json", {"RepetitionTime": 2.0, "TaskName": "multi"})
+    for echo in (1, 2, 3):
+        stem = f"sub-01/func/sub-01_task-multi_echo-{echo}_bold"
+        write_image(dataset.root / f"{stem}.nii.gz", (7, 8, 9, 5))
+        dataset.json(f"{stem}.json", {"EchoTime": 0.01 * echo})
+
+
 def test_our_output_has_no_validation_errors(settings, fake, tmp_path, dataset):
     dataset.participant("05", session="a", runs=("1",))
-    result = run_app(settings(models=["connectome", "toy"]), engines=fake.engines())
+    dataset.participant("06", runs=("1",), t1w=False)
+    add_field_map_and_echoes(dataset)
+    spaces = ["MNI152NLin6Asym:res-2", "MNI152NLin2009cAsym", "T1w", "native"]
+    without = ["MNI152NLin6Asym:res-2", "native"]
+    people = {"participant_label": ["01", "02", "05"]}
+    asked = settings(models=["connectome", "toy"], output_spaces=spaces, **people)
+    result = run_app(asked, engines=fake.engines())
+    assert result.exit_code == ExitCode.SUCCESS
+    asked = settings(participant_label=["06"], output_spaces=without)
+    result = run_app(asked, engines=fake.engines())
     assert result.exit_code == ExitCode.SUCCESS
     assert run_app(settings("group"), engines=fake.engines()).exit_code == ExitCode.SUCCESS
     (tmp_path / "out" / ".work-x" / "sub-01").mkdir(parents=True)
     (tmp_path / "out" / ".work-x" / "sub-01" / "scratch.nii.gz").write_bytes(b"x")
-    validate(tmp_path / "out", ["01", "02", "05"], everyone=True)
+    func = tmp_path / "out" / "sub-01" / "func"
+    assert (func / "sub-01_task-multi_T2starmap.nii.gz").is_file()
+    assert list((tmp_path / "out" / "sub-01" / "fmap").glob("*_desc-preproc_fieldmap.nii.gz"))
+    validate(tmp_path / "out", ["01", "02", "05", "06"], everyone=True)

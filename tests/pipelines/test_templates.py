@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurostorm_app.errors import NoInputError
+from neurostorm_app.errors import CorruptImageError, NoInputError
 from neurostorm_app.pipelines.grid import STANDARD_GRIDS, Grid
 from neurostorm_app.pipelines.image import read_volume, write_volume
 from neurostorm_app.pipelines.resample import resample_volume
@@ -16,6 +16,7 @@ from neurostorm_app.pipelines.templates import (
     DATA,
     SPACES,
     between,
+    find_grid,
     load_parcellation_path,
     load_template,
 )
@@ -219,3 +220,30 @@ def test_parcels_hold_the_grey_matter_and_little_else(parcels):
     grey = read_volume(load_template("MNI152NLin6Asym").gm)[0]
     assert grey[labels > 0].min() > 0.39  # probability
     assert grey[labels > 0].sum() / grey.sum() > 0.8
+
+
+def test_a_grid_is_found_without_an_image(tmp_path, monkeypatch):
+    folder = tmp_path / "tpl-Other"
+    folder.mkdir()
+    described = {"res": {"03": {"shape": [61, 73, 62], "zooms": [3, 3, 3], "origin": [-9, -8, -7]}}}
+    (folder / "template_description.json").write_text(json.dumps(described), encoding="utf-8")
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
+    expected = Grid.from_rows((61, 73, 62), [[3, 0, 0, -9], [0, 3, 0, -8], [0, 0, 3, -7]])
+    assert find_grid("Other", "3") == expected
+    with pytest.raises(NoInputError, match="no template Other at resolution 2"):
+        find_grid("Other", "2")
+
+
+def test_a_description_that_makes_no_sense_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "tpl-Other"
+    folder.mkdir()
+    (folder / "template_description.json").write_text('{"res": {"02": {}}}', encoding="utf-8")
+    monkeypatch.setenv("TEMPLATEFLOW_HOME", str(tmp_path))
+    with pytest.raises(CorruptImageError, match="the grid of resolution 2 cannot be read"):
+        find_grid("Other", "2")
+
+
+def test_the_fine_grids_are_twice_as_fine():
+    assert find_grid("MNI152NLin6Asym", "1").shape == (182, 218, 182)
+    assert find_grid("MNI152NLin2009cAsym", "1").shape == (193, 229, 193)
+    assert load_template("MNI152NLin6Asym", "1").res == "2"

@@ -25,5 +25,5 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Make two people, two runs each, with distortion."""
     out = tmp_path_factory.mktemp("phantom") / "people"
-    truth = make_phantom(out, participants=2, runs=2, seed=3, scale="tiny", distortion=True)
+    truth = make_phantom(out, participants=2, runs=2, seed=3, scale="tiny", fieldmap="pepolar")
     return Made(out, truth)

@@ -129,9 +129,21 @@ def test_an_unknown_scale_names_those_there_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("participants", 0), ("runs", 0), ("seed", -1), ("n_volumes", 3)]
+    ("name", "value"),
+    [("participants", 0), ("runs", 0), ("seed", -1), ("n_volumes", 3), ("motion", float("nan"))],
 )
 def test_too_small_a_number_says_how_many_are_needed(tmp_path, name, value):
     with pytest.raises(UsageError, match=f"{name}={value} cannot be made; at least"):
         make_phantom(tmp_path / "out", scale="tiny", **{name: value})
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("echoes", 6), ("motion", 31.0), ("spikes", 25)])
+def test_too_large_a_number_says_how_many_are_possible(tmp_path, name, value):
+    with pytest.raises(UsageError, match="cannot be made; at most"):
+        make_phantom(tmp_path / "out", scale="tiny", **{name: value})
+
+
+def test_an_unknown_field_map_names_the_kinds_there_are(tmp_path):
+    with pytest.raises(UsageError, match="a phantom with a field map of kind 'spiral'"):
+        make_phantom(tmp_path / "out", scale="tiny", fieldmap="spiral")

@@ -15,13 +15,8 @@ from neurostorm_app.pipelines.phantom import (
     read_run_truth,
     standard_series,
 )
-from neurostorm_app.pipelines.phantom.bold import (
-    AMPLITUDE,
-    Acquisition,
-    place_grid,
-    render_series,
-    slice_times,
-)
+from neurostorm_app.pipelines.phantom.acquisition import Acquisition, place_grid, slice_times
+from neurostorm_app.pipelines.phantom.bold import AMPLITUDE, Conditions, render_series
 from neurostorm_app.pipelines.phantom.head import CENTRE, build_head
 from neurostorm_app.pipelines.phantom.networks import (
     BAND,
@@ -129,7 +124,9 @@ def test_every_slice_is_taken_at_its_own_time():
     ones = np.ones((len(REGIONS), 1))
     wave = Activity(np.array([hertz]), ones, 0 * ones)
     quiet = np.random.default_rng(0)
-    series = render_series(scene, acquisition, wave, rng=quiet, noise=0).astype(float)
+    series = render_series(
+        scene, acquisition, wave, rng=quiet, conditions=Conditions(noise=0)
+    ).astype(float)
     courses = series.sum(axis=(0, 1))
     phase = np.exp(-2j * np.pi * hertz * TR * np.arange(n_volumes))
     found = np.angle(courses @ phase) / (2 * np.pi * hertz)

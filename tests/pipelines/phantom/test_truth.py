@@ -13,14 +13,9 @@ from scipy import ndimage
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.phantom import read_participant_truth, read_run_truth
-from neurostorm_app.pipelines.phantom.bold import (
-    READOUT,
-    Acquisition,
-    field_map,
-    place_grid,
-    render_series,
-    slice_times,
-)
+from neurostorm_app.pipelines.phantom.acquisition import Acquisition, place_grid, slice_times
+from neurostorm_app.pipelines.phantom.bold import Conditions, render_series
+from neurostorm_app.pipelines.phantom.distortion import READOUT, field_map
 from neurostorm_app.pipelines.phantom.head import CENTRE, build_head
 from neurostorm_app.pipelines.phantom.motion import MOST, draw_motion, draw_pose
 from neurostorm_app.pipelines.phantom.networks import REGIONS, Activity
@@ -50,7 +45,7 @@ def still():
 
 def render(scene, acquisition):
     quiet = np.random.default_rng(0)
-    series = render_series(scene, acquisition, SILENCE, rng=quiet, noise=0)
+    series = render_series(scene, acquisition, SILENCE, rng=quiet, conditions=Conditions(noise=0))
     return series.astype(float)
 
 

@@ -20,6 +20,9 @@ from neurostorm_app.pipelines.preprocess.anatomical import (
     prepare_t1w,
     with_zooms,
 )
+from neurostorm_app.pipelines.preprocess.averaging import middle_poses, weigh
+from neurostorm_app.pipelines.preprocess.orientation import describe_header
+from neurostorm_app.pipelines.resample import resample_volume
 
 SHAPE = (34, 38, 36)
 TURN = Rotation.from_euler("xyz", [8, -5, 12], degrees=True).as_matrix()
@@ -103,22 +106,156 @@ def test_one_image_is_prepared_in_its_place(tmp_path):
     assert report["acquired_shape"] == list(SHAPE)
 
 
-def test_a_second_image_is_moved_onto_the_first(tmp_path):
+def _two_poses(tmp_path):
+    """Write a head and the same head elsewhere in the scanner, twice as bright; give the pose."""
     grid = _grid(ORIENTATIONS["RAS"])
     turn = Rotation.from_euler("xyz", [4, -3, 6], degrees=True).as_matrix()
-    moved = Grid(grid.shape, from_matvec(turn, [3, -4, 2]) @ grid.affine)
+    pose = from_matvec(turn, [3, -4, 2])
     write_volume(tmp_path / "one.nii.gz", _head(grid), grid=grid)
-    # The same head, elsewhere in the scanner, and twice as bright.
-    write_volume(tmp_path / "two.nii.gz", 2 * _head(grid), grid=moved)
-    paths = [tmp_path / "one.nii.gz", tmp_path / "two.nii.gz"]
+    write_volume(
+        tmp_path / "two.nii.gz", 2 * _head(grid), grid=Grid(grid.shape, pose @ grid.affine)
+    )
+    return [tmp_path / "one.nii.gz", tmp_path / "two.nii.gz"], pose
+
+
+def test_two_images_meet_in_the_middle(tmp_path):
+    paths, pose = _two_poses(tmp_path)
     report = prepare_t1w(paths, tmp_path / "out.nii.gz", work_dir=tmp_path / "work")
-    alone = prepare_t1w(paths[:1], tmp_path / "alone.nii.gz", work_dir=tmp_path / "work")
-    average, _ = read_volume(tmp_path / "out.nii.gz")
-    single, _ = read_volume(tmp_path / "alone.nii.gz")
-    assert (report["n_images"], alone["n_images"]) == (2, 1)
-    assert np.corrcoef(average.ravel(), single.ravel())[0, 1] > 0.985
-    assert 0.9 < average[single > 600].mean() / single[single > 600].mean() < 1.1
+    average, grid = read_volume(tmp_path / "out.nii.gz")
+    assert report["n_images"] == 2
+    assert report["average"]["weights"] == [0.5, 0.5]
+    moved = report["average"]["moved_mm"]
+    assert moved[0] == pytest.approx(moved[1], abs=0.3)  # mm
+    half = Rotation.from_rotvec(Rotation.from_matrix(pose[:3, :3]).as_rotvec() / 2).as_matrix()
+    middle = from_matvec(half, [1.5, -2, 1])
+    expected = _head(Grid(grid.shape, np.linalg.inv(middle) @ grid.affine))
+    at_first = _head(grid)
+    likeness = [np.corrcoef(average.ravel(), v.ravel())[0, 1] for v in (expected, at_first)]
+    assert likeness[0] > 0.96
+    assert likeness[0] > likeness[1] + 0.02
     assert not list((tmp_path / "work").iterdir())
+
+
+def test_the_order_of_the_images_does_not_matter(tmp_path):
+    paths, _ = _two_poses(tmp_path)
+    prepare_t1w(paths, tmp_path / "a.nii.gz", work_dir=tmp_path)
+    prepare_t1w(paths[::-1], tmp_path / "b.nii.gz", work_dir=tmp_path)
+    (ours, here), (theirs, there) = (read_volume(tmp_path / f"{name}.nii.gz") for name in "ab")
+    again = resample_volume(theirs, source=there, target=here, order=1)
+    assert np.corrcoef(ours.ravel(), again.ravel())[0, 1] > 0.97
+
+
+def test_an_average_is_the_same_twice(tmp_path):
+    paths, _ = _two_poses(tmp_path)
+    for name in "ab":
+        prepare_t1w(paths, tmp_path / f"{name}.nii.gz", work_dir=tmp_path)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_an_image_that_is_unlike_the_others_is_left_out_and_named(rng):
+    head = _head(_grid(ORIENTATIONS["RAS"]))
+    noisy = [np.abs(head + rng.normal(0, 15, head.shape)).astype(np.float32) for _ in range(3)]
+    ghost = np.abs(np.roll(head, 6, axis=1) * 0.6 + head * 0.4).astype(np.float32)
+    weights, likeness, left_out = weigh([*noisy, ghost])
+    assert list(left_out) == [3]
+    assert "left out of the average" in left_out[3]
+    assert weights[3] == 0
+    assert sum(weights) == pytest.approx(1)
+    assert likeness[3] < min(likeness[:3]) - 0.05
+
+
+def test_a_noisier_image_counts_for_less(rng):
+    head = _head(_grid(ORIENTATIONS["RAS"]))
+    images = [np.abs(head + rng.normal(0, sd, head.shape)).astype(np.float32) for sd in (5, 5, 25)]
+    weights, _, left_out = weigh(images)
+    assert not left_out
+    assert weights[2] < 0.5 * weights[0]
+    assert max(weights) / min(weights) <= 4.001
+
+
+def test_of_two_images_that_are_unlike_the_one_with_ghosts_is_left_out(rng):
+    head = _head(_grid(ORIENTATIONS["RAS"]))
+    ghost = np.abs(np.roll(head, 9, axis=1) * 0.7 + 0.3 * head).astype(np.float32)
+    weights, _, left_out = weigh([ghost, head])
+    assert weights == [0, 1]
+    assert "two images correlate by" in left_out[0]
+
+
+def test_the_middle_of_poses_is_no_motion_on_average(rng):
+    poses = [
+        from_matvec(Rotation.from_rotvec(rng.normal(0, 0.1, 3)).as_matrix(), rng.normal(0, 5, 3))
+        for _ in range(4)
+    ]
+    centre = np.array([3.0, -20.0, 8.0])
+    moved = middle_poses(poses, centre)
+    shifts = [apply_affine(pose, centre) - centre for pose in moved]
+    np.testing.assert_allclose(np.mean(shifts, axis=0), 0, atol=1e-6)  # mm
+    turns = [Rotation.from_matrix(pose[:3, :3]).as_rotvec() for pose in moved]
+    np.testing.assert_allclose(np.mean(turns, axis=0), 0, atol=1e-3)  # radians
+    # What lies between two images stays: poses map from the common space to each image.
+    np.testing.assert_allclose(
+        moved[2] @ np.linalg.inv(moved[0]), poses[2] @ np.linalg.inv(poses[0]), atol=1e-9
+    )
+
+
+def _with_forms(path, *, sform=None, qform=None, unit="mm"):
+    grid = _grid(ORIENTATIONS["RAS"])
+    image = nib.Nifti1Image(_head(grid), None)
+    image.header.set_zooms((4, 4, 4))
+    image.header.set_xyzt_units(unit)
+    image.set_sform(
+        grid.affine if sform is None else sform @ grid.affine, 0 if sform is None else 1
+    )
+    image.set_qform(
+        grid.affine if qform is None else qform @ grid.affine, 0 if qform is None else 1
+    )
+    nib.save(image, path)
+    return describe_header(path)
+
+
+def test_a_mirrored_sform_is_reported(tmp_path):
+    flip = np.diag([-1.0, 1, 1, 1])
+    header = _with_forms(tmp_path / "flip.nii.gz", sform=flip, qform=np.eye(4))
+    assert header["orientation"] == "LAS"
+    assert any("mirror images of each other" in reason for reason in header["reasons"])
+    report = _prepare(tmp_path / "flip.nii.gz", tmp_path)
+    assert report["verdict"] == "look"
+    assert report["reasons"][0].startswith("flip.nii.gz: sform and qform")
+
+
+def test_forms_that_are_apart_are_reported(tmp_path):
+    shift = from_matvec(np.eye(3), [0, 0, 7.0])
+    header = _with_forms(tmp_path / "apart.nii.gz", sform=np.eye(4), qform=shift)
+    assert header["forms_apart_mm"] == pytest.approx(7, abs=0.01)
+    assert any("put a corner 7.0 mm apart" in reason for reason in header["reasons"])
+
+
+def test_a_header_without_orientation_is_reported(tmp_path):
+    header = _with_forms(tmp_path / "none.nii.gz")
+    assert any("gives no orientation" in reason for reason in header["reasons"])
+
+
+def test_a_unit_that_is_not_millimetres_is_reported(tmp_path):
+    header = _with_forms(tmp_path / "unit.nii.gz", sform=np.eye(4), unit="meter")
+    assert any("voxel sizes are in meter" in reason for reason in header["reasons"])
+
+
+def test_a_good_header_gives_nothing_to_look_at(tmp_path):
+    grid = _grid(np.diag([2.0, 2, 2]), shape=(64, 72, 68))
+    write_volume(tmp_path / "T1w.nii.gz", _head(grid), grid=grid)
+    report = _prepare(tmp_path / "T1w.nii.gz", tmp_path)
+    assert (report["verdict"], report["reasons"]) == ("pass", [])
+    assert report["images"][0]["forms_apart_mm"] == 0
+
+
+def test_an_oblique_image_and_thick_slices_are_reported(tmp_path):
+    turn = Rotation.from_euler("x", 35, degrees=True).as_matrix()
+    grid = _grid(turn @ np.diag([1.0, 1, 5]), shape=(150, 180, 34))
+    write_volume(tmp_path / "thick.nii.gz", _head(grid), grid=grid)
+    report = _prepare(tmp_path / "thick.nii.gz", tmp_path)
+    assert report["images"][0]["oblique_deg"] == pytest.approx(35, abs=0.1)
+    assert any("35 degrees off" in reason for reason in report["reasons"])
+    assert any("thick slices: voxels of 1 x 1 x 5 mm" in reason for reason in report["reasons"])
 
 
 def _prepare(path, tmp_path):
@@ -174,6 +311,7 @@ def test_voxel_sizes_in_metres_are_refused(tmp_path):
     with pytest.raises(CorruptImageError, match=r"voxels of 0.004 x 0.004 x 0.004 mm") as caught:
         _prepare(tmp_path / "metres.nii.gz", tmp_path)
     assert "millimetres" in caught.value.fix
+    assert "they look like metres" in caught.value.fix
 
 
 def test_a_slab_is_refused(tmp_path):

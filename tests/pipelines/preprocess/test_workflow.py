@@ -21,18 +21,18 @@ from neurostorm_app.pipelines.grid import Grid, standard_grid
 from neurostorm_app.pipelines.image import open_image, write_volume
 from neurostorm_app.pipelines.itk import read_itk_affines, write_itk_composite
 from neurostorm_app.pipelines.preprocess.outcome import gather
-from neurostorm_app.pipelines.preprocess.workflow import (
-    AnatFiles,
-    BoldFiles,
-    Options,
-    preprocess_participant,
-)
-from neurostorm_app.pipelines.stage import Run
+from neurostorm_app.pipelines.preprocess.workflow import Options, preprocess_participant
+from neurostorm_app.pipelines.stage import OutputSpace, Run
 from neurostorm_app.pipelines.xfm import Affine
 
 T1W = Grid((74, 88, 70), from_matvec(np.diag([2.0, 2, 2]), [-74, -100, -60]))
 BOLD = Grid((30, 36, 26), from_matvec(np.diag([-5.0, 5, 5]), [74, -100, -58]))
 T = 14
+FIT = ("hmc_boldref", "coreg_boldref", "mask", "hmc_xfm", "coreg_xfm", "qc")
+TISSUES = ("gm", "wm", "csf")
+STD = OutputSpace(name="MNI152NLin6Asym", res="2")
+BOLD_STD, MASK_STD = f"bold:{STD.label}", f"mask:{STD.label}"
+ONE = Options(spaces=(STD,))
 TO_STD = Affine(from_matvec(np.eye(3), [2.0, -3, 1]))
 COREG = Affine(from_matvec(euler2mat(0.03, 0.02, -0.02), [2.0, -1, 3]))
 
@@ -63,9 +63,12 @@ def anat(tmp_path_factory):
     write_volume(folder / "mask.nii.gz", mask, grid=T1W, dtype=np.uint8)
     write_itk_composite(folder / "to.h5", TO_STD)
     (folder / "qc.json").write_text("{}")
-    paths = dict.fromkeys(AnatFiles.__slots__, folder / "t1w.nii.gz")
-    paths |= {name: folder / f"{name}.nii.gz" for name in ("gm", "wm", "csf", "mask")}
-    return AnatFiles(**(paths | {"to_std_xfm": folder / "to.h5", "qc": folder / "qc.json"}))
+    write_itk_composite(folder / "from.h5", TO_STD.inverse())
+    write_volume(folder / "dseg.nii.gz", mask, grid=T1W, dtype=np.int16)
+    paths = {name: folder / f"{name}.nii.gz" for name in ("t1w", "mask", "dseg", *TISSUES)}
+    paths |= {f"to:{STD.name}": folder / "to.h5", f"from:{STD.name}": folder / "from.h5"}
+    paths |= {f"{role}:{STD.label}": folder / f"{role}.nii.gz" for role in list(paths)[:6]}
+    return paths | {"qc": folder / "qc.json"}
 
 
 def write_bold(path, seed):
@@ -106,21 +109,23 @@ def home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(runs, anat, home, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp("work")
-    return preprocess_participant(
-        [], runs, work_dir=work_dir, options=Options(), n_procs=1, anat=anat
-    )
+    return preprocess_participant([], runs, work_dir=work_dir, options=ONE, n_procs=1, anat=anat)
 
 
 def test_the_run_that_is_whole_has_all_its_files(done):
     files = done.bold["sub-01_task-whole"]
-    assert all(getattr(files, role).is_file() for role in BoldFiles.__slots__)
-    image = open_image(files.bold_std)
+    fit = {"hmc_boldref", "coreg_boldref", "mask", "hmc_xfm", "coreg_xfm", "qc"}
+    assert fit | {"confounds", "confounds_json", f"boldref:{STD.label}"} <= set(files)
+    assert all(path.is_file() for path in files.values())
+    image = open_image(files[BOLD_STD])
     assert Grid.of(image) == standard_grid("MNI152NLin6Asym", "2")
     assert image.shape[3] == T
     assert image.header.get_zooms()[3] == pytest.approx(2.0)  # s
     assert (int(image.header["sform_code"]), image.get_data_dtype()) == (4, np.float32)
-    assert open_image(files.mask_std).get_data_dtype() == np.uint8
-    assert set(json.loads(files.qc.read_text())) == {"reference", "coregistration", "motion"}
+    assert open_image(files[MASK_STD]).get_data_dtype() == np.uint8
+    said = json.loads(files["qc"].read_text())
+    assert set(said) == {"facts", "reference", "head", "coregistration", "motion", "quality"}
+    assert said["quality"]["verdict"] in {"pass", "look", "fail"}
 
 
 def test_the_run_that_is_cut_fails_alone_and_by_name(done):
@@ -133,7 +138,7 @@ def test_the_run_that_is_cut_fails_alone_and_by_name(done):
 
 def test_motion_coregistration_and_normalisation_meet_in_one_interpolation(done):
     files = done.bold["sub-01_task-whole"]
-    matrices = read_itk_affines(files.hmc_xfm)
+    matrices = read_itk_affines(files["hmc_xfm"])
     relative = matrices[10] @ np.linalg.inv(matrices[2])
     truth = motion(10) @ np.linalg.inv(motion(2))
     brain = tissues(T1W.world()).sum(axis=0) > 0.5
@@ -143,13 +148,13 @@ def test_motion_coregistration_and_normalisation_meet_in_one_interpolation(done)
     target = standard_grid("MNI152NLin6Asym", "2")
     grey, white, fluid = tissues(TO_STD(target.world()))
     truth_std = 650 * grey + 500 * white + 900 * fluid
-    mean = open_image(files.bold_std).get_fdata(dtype=np.float32).mean(axis=-1)
-    inside = open_image(files.mask_std).get_fdata() > 0
+    mean = open_image(files[BOLD_STD]).get_fdata(dtype=np.float32).mean(axis=-1)
+    inside = open_image(files[MASK_STD]).get_fdata() > 0
     assert np.corrcoef(mean[inside], truth_std[inside])[0, 1] > 0.9
 
 
 def test_the_confounds_have_a_row_a_volume(done):
-    table = pd.read_csv(done.bold["sub-01_task-whole"].confounds, sep="\t", na_values="n/a")
+    table = pd.read_csv(done.bold["sub-01_task-whole"]["confounds"], sep="\t", na_values="n/a")
     assert len(table) == T
     assert table["framewise_displacement"].isna().sum() == 1
     assert {"a_comp_cor_00", "white_matter", "csf", "trans_x", "rot_z"} <= set(table.columns)
@@ -169,7 +174,7 @@ def test_nothing_is_written_to_the_home_folder(done, home):
 
 
 def test_crashes_are_text_in_the_work_dir(done):
-    work_dir = done.bold["sub-01_task-whole"].qc.parents[3]
+    work_dir = done.bold["sub-01_task-whole"]["qc"].parents[3]
     crashes = list((work_dir / "nipype" / "crash").iterdir())
     assert crashes
     assert {path.suffix for path in crashes} == {".txt"}
@@ -177,35 +182,32 @@ def test_crashes_are_text_in_the_work_dir(done):
 
 def test_a_second_call_takes_up_what_is_there(done, runs, anat, home):
     files = done.bold["sub-01_task-whole"]
-    before = files.bold_std.stat().st_mtime_ns
+    before = files[BOLD_STD].stat().st_mtime_ns
     again = preprocess_participant(
         [],
         runs[:1],
-        work_dir=files.qc.parents[3],
-        options=Options(),
+        work_dir=files["qc"].parents[3],
+        options=ONE,
         n_procs=1,
         anat=anat,
     )
-    assert again.bold["sub-01_task-whole"].bold_std.stat().st_mtime_ns == before
+    assert again.bold["sub-01_task-whole"][BOLD_STD].stat().st_mtime_ns == before
     assert not again.failed
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_numbers(done, runs, anat, home, tmp_path):
-    both = preprocess_participant(
-        [], runs, work_dir=tmp_path, options=Options(), n_procs=2, anat=anat
-    )
+    both = preprocess_participant([], runs, work_dir=tmp_path, options=ONE, n_procs=2, anat=anat)
     assert isinstance(both.failed["sub-01_task-cut"], CorruptImageError)
     one, two = (found.bold["sub-01_task-whole"] for found in (done, both))
-    assert one.bold_std.read_bytes() == two.bold_std.read_bytes()
-    assert one.confounds.read_bytes() == two.confounds.read_bytes()
+    assert one[BOLD_STD].read_bytes() == two[BOLD_STD].read_bytes()
+    assert one["confounds"].read_bytes() == two["confounds"].read_bytes()
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (Options(dummy_scans=11), "11 dummy scans leave 3 of 14 volumes"),
-        (Options(bold2anat_dof=12), "12 degrees of freedom for BOLD to T1w"),
+        (Options(spaces=(STD,), dummy_scans=11), "11 dummy scans leave 3 of 14 volumes"),
     ],
 )
 def test_options_that_cannot_be_are_refused_with_reason(options, words, runs, anat, home, tmp_path):
@@ -217,9 +219,7 @@ def test_options_that_cannot_be_are_refused_with_reason(options, words, runs, an
 
 
 def test_a_failed_anatomy_fails_all_runs_with_its_error(runs, home, tmp_path):
-    done = preprocess_participant(
-        [runs[1].bold], runs, work_dir=tmp_path, options=Options(), n_procs=1
-    )
+    done = preprocess_participant([runs[1].bold], runs, work_dir=tmp_path, options=ONE, n_procs=1)
     assert done.anat is None
     assert set(done.failed) == {run.name for run in runs}
     assert all("one volume was expected" in error.what for error in done.failed.values())
@@ -240,9 +240,10 @@ def test_the_death_of_a_worker_is_noticed_and_may_be_tried_again(anat, tmp_path)
     assert "died without a word" in plugin.death.what
     failed = gather(
         tmp_path / "participant",
-        parts={"run000": "sub-01_task-rest"},
-        anat=anat,
-        place=("MNI152NLin6Asym", "2"),
+        parts={"anat": [], "run000": ["motion"]},
+        names={"run000": "sub-01_task-rest"},
+        given={"anat": anat},
+        needs={"run000": ["anat"]},
         crash=plugin.death,
         methods="",
     ).failed
@@ -263,7 +264,7 @@ def test_after_a_death_what_is_left_is_tried_once_more_alone(
 
     monkeypatch.setattr(ParticipantGraph, "_execute", die)
     done = preprocess_participant(
-        [], runs[:1], work_dir=tmp_path, options=Options(), n_procs=2, anat=anat
+        [], runs[:1], work_dir=tmp_path, options=ONE, n_procs=2, anat=anat
     )
     assert sizes == [2, 1]
     assert "tried once more, one step at a time" in caplog.text
@@ -273,15 +274,16 @@ def test_after_a_death_what_is_left_is_tried_once_more_alone(
 def test_a_script_without_a_guard_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(UsageError, match="called again while one of its workers was starting"):
-        preprocess_participant([], [], work_dir=tmp_path, options=Options(), n_procs=2)
+        preprocess_participant([], [], work_dir=tmp_path, options=ONE, n_procs=2)
 
 
 def test_a_crash_that_nobody_foresaw_points_to_its_file(anat, tmp_path):
     done = gather(
         tmp_path / "participant",
-        parts={"run000": "sub-01_task-rest"},
-        anat=anat,
-        place=("MNI152NLin6Asym", "2"),
+        parts={"anat": [], "run000": ["motion"]},
+        names={"run000": "sub-01_task-rest"},
+        given={"anat": anat},
+        needs={"run000": ["anat"]},
         crash=RuntimeError("Traceback\nZeroDivisionError: division by zero"),
         methods="",
     )
@@ -316,7 +318,88 @@ def test_a_nipype_that_was_there_before_us_writes_where_we_say(tmp_path):
     from neurostorm_app.pipelines.preprocess.graph import ParticipantGraph, apply_settings
 
     apply_settings(tmp_path / "work")
-    graph = ParticipantGraph([], [], options=workflow.Options(), n_procs=1)
+    graph = ParticipantGraph(
+        [], [], options=workflow.Options(), n_procs=1, series_dir=tmp_path, fits={}
+    )
     written = graph._whole.config["execution"]
     assert written["crashdump_dir"] == str(tmp_path / "work/nipype/crash")
     assert written["crashfile_format"] == "txt"
+
+
+
+@pytest.fixture(scope="module")
+def minimal(runs, anat, home, tmp_path_factory):
+    options = Options(spaces=(STD,), level="minimal")
+    return preprocess_participant(
+        [], runs[:1], work_dir=tmp_path_factory.mktemp("fit"), options=options, n_procs=1, anat=anat
+    )
+
+
+def test_level_minimal_leaves_out_what_can_be_made_again(minimal):
+    files = minimal.bold["sub-01_task-whole"]
+    assert set(FIT) <= set(files)
+    assert not [role for role in files if ":" in role and not role.startswith("bold:1")]
+    assert "confounds" not in files
+    assert "Confounds" not in minimal.methods
+
+
+def test_what_was_estimated_before_gives_the_same_series(minimal, done, runs, anat, home, tmp_path):
+    name = "sub-01_task-whole"
+    fit = {role: minimal.bold[name][role] for role in FIT}
+    again = preprocess_participant(
+        [], runs[:1], work_dir=tmp_path, options=ONE, n_procs=1, anat=anat, fits={name: fit}
+    )
+    assert not {"run000.motion", "run000.reference", "run000.coregister"} & set(again.timings)
+    for role in (BOLD_STD, MASK_STD, "confounds"):
+        assert again.bold[name][role].read_bytes() == done.bold[name][role].read_bytes()
+    said = json.loads(again.bold[name]["qc"].read_text())
+    assert {"facts", "reference", "coregistration", "motion", "quality"} <= set(said)
+
+
+def test_native_and_t1w_spaces_lie_where_they_should(minimal, runs, anat, home, tmp_path):
+    name = "sub-01_task-whole"
+    spaces = (OutputSpace(name="native"), OutputSpace(name="T1w"))
+    files = preprocess_participant(
+        [],
+        runs[:1],
+        work_dir=tmp_path / "work",
+        series_dir=tmp_path / "series",
+        options=Options(spaces=spaces),
+        n_procs=1,
+        anat=anat,
+        fits={name: {role: minimal.bold[name][role] for role in FIT}},
+    ).bold[name]
+    native, t1w = open_image(files["bold:native"]), open_image(files["bold:T1w"])
+    assert files["bold:native"].is_relative_to(tmp_path / "series")
+    assert Grid.of(native) == BOLD
+    assert t1w.header.get_zooms()[:3] == (5, 5, 5)  # mm, of the series
+    points = Grid.of(t1w).world()
+    truth = 650 * tissues(points)[0] + 500 * tissues(points)[1] + 900 * tissues(points)[2]
+    inside = open_image(files["mask:T1w"]).get_fdata() > 0
+    mean = t1w.get_fdata(dtype=np.float32).mean(axis=-1)
+    assert np.corrcoef(mean[inside], truth[inside])[0, 1] > 0.9
+    still = native.get_fdata(dtype=np.float32)[open_image(files["mask"]).get_fdata() > 0]
+    assert still.std(axis=1).mean() < 60  # of 650; head motion unchecked leaves 90
+
+
+def test_series_that_were_taken_away_are_made_again(runs, anat, home, tmp_path):
+    def ask():
+        return preprocess_participant(
+            [], runs[:1], work_dir=tmp_path, options=ONE, n_procs=1, anat=anat
+        ).bold["sub-01_task-whole"][BOLD_STD]
+
+    before = ask().read_bytes()
+    ask().rename(tmp_path / "elsewhere.nii.gz")
+    assert ask().read_bytes() == before
+
+
+def test_without_a_t1w_image_the_methods_say_so(runs, home, tmp_path):
+    done = preprocess_participant([], runs[:1], work_dir=tmp_path, options=ONE, n_procs=1)
+    assert done.anat is None
+    assert "no T1-weighted image" in done.methods
+    name = runs[0].name
+    if name in done.bold:
+        assert f"to:{STD.name}" in done.bold[name]
+        assert "coreg_xfm" not in done.bold[name]
+    else:
+        assert "anatomy" not in done.failed[name].what
