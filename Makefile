@@ -69,4 +69,4 @@ lock:
 	$(BIN)/python -m pip freeze --exclude-editable | grep -v -i -e '^pip==' -e '^setuptools==' | sed 's/+cpu//' > requirements.lock
 
 clean:
-	rm -rf .venv build dist site $(DEMO)
+	rm -rf .venv .venv-consumers .venv-consumers-xcpd build dist site $(DEMO)

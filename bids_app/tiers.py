@@ -39,6 +39,8 @@ CLAIMS: Final = {
 }
 XCPD_SPACES: Final = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 GIGA_SPACE: Final = "MNI152NLin2009cAsym"
+FIELD_PARTS: Final = (("coeff*",), ("preproc",), ("epi", "magnitude"))
+"""What fMRIPrep takes of a field map, by the words it may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,13 +253,22 @@ def _entering(run: _Run) -> Iterator[Path]:
     for tissue in ("GM", "WM", "CSF"):
         yield from _in_anat(run, f"_label-{tissue}_probseg.nii.gz")
     for xfm in sorted(run.folder.glob(f"{run.name}_from-boldref_to-*_desc-fmap_xfm.txt")):
-        fmapid = parse_name(xfm)["to"]
-        session = run.folder.parent
-        subject = session.parent if session.name.startswith("ses-") else session
-        name = f"*_fmapid-{fmapid}_desc-coeff*_fieldmap.nii.gz"
-        known = (run.folder / f"{run.name}_fmapid-{fmapid}_desc-boldref_fieldmap.nii.gz").is_file()
-        if not known and not [*subject.glob(f"fmap/{name}"), *subject.glob(f"ses-*/fmap/{name}")]:
-            yield subject / "fmap" / f"{subject.name}_{name[2:]}"
+        yield from _field(run, parse_name(xfm)["to"])
+
+
+def _field(run: _Run, fmapid: str) -> Iterator[Path]:
+    """Name what a field map lacks; fMRIPrep estimates it anew, but stops at a part of one."""
+    session = run.folder.parent
+    subject = session.parent if session.name.startswith("ses-") else session
+    lacking = []
+    for descs in FIELD_PARTS:
+        names = [f"_fmapid-{fmapid}_desc-{desc}_fieldmap.nii.gz" for desc in descs]
+        ways = [f"{way}fmap/*{name}" for way in ("", "ses-*/") for name in names]
+        if not any(True for way in ways for _ in subject.glob(way)):
+            lacking.append(subject / "fmap" / f"{subject.name}{names[0]}")
+    known = (run.folder / f"{run.name}_fmapid-{fmapid}_desc-boldref_fieldmap.nii.gz").is_file()
+    if not known or len(lacking) < len(FIELD_PARTS):
+        yield from lacking
 
 
 def _validator(root: Path, labels: Sequence[str]) -> Iterator[str]:

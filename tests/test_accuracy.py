@@ -25,14 +25,13 @@ from neurostorm_app.pipelines.xfm import Affine
 
 pytestmark = pytest.mark.slow
 BIN = Path(sys.executable).parent
-SPACE = "MNI152NLin6Asym"
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
-    """Five people with two runs of 200 s, through both levels of the app."""
+    """Five people with two runs of 140 s, through both levels of the app."""
     folder = tmp_path_factory.mktemp("phantom")
-    truth = make_phantom(folder / "bids", participants=5, runs=2, seed=1, n_volumes=100)
+    truth = make_phantom(folder / "bids", participants=5, runs=2, seed=1, n_volumes=70)
     models = ["connectome", "neurostorm-demo", "brainlm-demo"]
     report = run(folder / "bids", folder / "out", "participant", models=models, nprocs=2)
     assert report.exit_code == 0
@@ -40,32 +39,33 @@ def cohort(tmp_path_factory):
     return truth, folder
 
 
-def test_head_motion_is_within_a_tenth_of_a_millimetre_and_degree(cohort):
+def test_head_motion_is_within_a_twentieth_of_a_millimetre_and_degree(cohort):
     truth, folder = cohort
     scores = {}
     for name, path in truth.runs.items():
         found = next(folder.rglob(f"{name}_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"))
         scores[name] = score_motion(read_run_truth(path), found)
         print(f"\nmotion {name}: {scores[name]}", end="")
-    assert max(score["p95_mm"] for score in scores.values()) < 0.1  # mm
-    assert max(score["p95_deg"] for score in scores.values()) < 0.1  # degrees
+    assert max(score["p95_mm"] for score in scores.values()) < 0.05  # mm
+    assert max(score["p95_deg"] for score in scores.values()) < 0.05  # degrees
 
 
-def test_normalisation_is_within_two_millimetres_of_the_truth(cohort):
+@pytest.mark.parametrize("space", ["MNI152NLin6Asym", "MNI152NLin2009cAsym"])
+def test_normalisation_is_within_a_millimetre_of_the_truth(space, cohort):
     truth, folder = cohort
     scores = {}
     for label, path in truth.participants.items():
-        found = next(folder.rglob(f"sub-{label}_from-{SPACE}_to-T1w_mode-image_xfm.h5"))
+        found = next(folder.rglob(f"sub-{label}_from-{space}_to-T1w_mode-image_xfm.h5"))
         scores[label] = score_normalization(
             read_participant_truth(path),
             t1w_to_std=read_itk_composite(found),
-            template_to_std=between("MNI152NLin2009aSym", SPACE),
+            template_to_std=between("MNI152NLin2009aSym", space),
         )
-        print(f"\nnormalisation sub-{label}: {scores[label]}", end="")
-    assert max(score["median_mm"] for score in scores.values()) < 2  # mm
+        print(f"\nnormalisation sub-{label} {space}: {scores[label]}", end="")
+    assert max(score["median_mm"] for score in scores.values()) < 1  # mm
 
 
-def test_coregistration_is_within_a_millimetre_of_the_truth(cohort):
+def test_coregistration_is_within_half_a_millimetre_of_the_truth(cohort):
     truth, folder = cohort
     scores = {}
     for name, path in truth.runs.items():
@@ -75,7 +75,7 @@ def test_coregistration_is_within_a_millimetre_of_the_truth(cohort):
         score = score_coregistration(read_run_truth(path), t1w_to_boldref=t1w_to_boldref, hmc=hmc)
         scores[name] = score
         print(f"\ncoregistration {name}: {score}", end="")
-    assert max(score["median_mm"] for score in scores.values()) < 1  # mm
+    assert max(score["median_mm"] for score in scores.values()) < 0.5  # mm
 
 
 def test_a_participants_other_run_is_found_first(cohort):
@@ -89,7 +89,8 @@ def test_a_participants_other_run_is_found_first(cohort):
             hits[model] += answer["matches"][0]["participant"] == name.partition("_")[0]
     print(f"\nfirst neighbour is the same participant, of {len(truth.runs)}: {hits}")
     assert hits["connectome"] >= 9
-    assert hits["brainlm-demo"] >= 8  # the demo card says all; untrained networks find 1 to 3
+    assert hits["brainlm-demo"] >= 8  # the demo cards say all; untrained networks find 1 to 3
+    assert hits["neurostorm-demo"] >= 8  # and untrained ones of this shape 5 to 6
 
 
 def test_the_output_and_the_phantom_are_valid_bids(cohort):

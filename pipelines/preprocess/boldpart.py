@@ -14,6 +14,7 @@ from neurostorm_app.pipelines.preprocess import (
 from neurostorm_app.pipelines.preprocess.boldseries import bold_roles
 from neurostorm_app.pipelines.preprocess.distortionplan import FIELDS
 from neurostorm_app.pipelines.preprocess.echosteps import fit_echoes
+from neurostorm_app.pipelines.preprocess.encoding import find_phase_axis
 from neurostorm_app.pipelines.preprocess.part import Part
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _add_estimates(
     part.add(
         "motion",
         boldsteps.motion,
-        needs=("bold:1", "hmc_boldref", "hmc_mask"),
+        needs=("bold:1", "hmc_boldref", "hmc_mask", *(("sbref",) if "sbref" in part else ())),
         links=("facts",),
         gives=("hmc_xfm", "qc"),
         loose=loose,
@@ -247,6 +248,7 @@ def _add_outputs(
                 "thresholds": [options.fd_threshold, options.dvars_threshold],
                 "all_components": options.return_all_components,
                 "template": template,
+                "phase_axis": find_phase_axis(run.metadata),
             },
             loose=loose,
             n_threads=loose["n_threads"],

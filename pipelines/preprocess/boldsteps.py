@@ -12,7 +12,6 @@ from scipy import ndimage
 from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import (
-    iter_volumes,
     open_image,
     read_volume,
     write_volume,
@@ -22,8 +21,8 @@ from neurostorm_app.pipelines.preprocess.bias import correct_bias
 from neurostorm_app.pipelines.preprocess.boldnormalization import normalize_boldref
 from neurostorm_app.pipelines.preprocess.boldseries import finite_part
 from neurostorm_app.pipelines.preprocess.coregistration import Anatomy, coregister
+from neurostorm_app.pipelines.preprocess.headmotion import measure_head
 from neurostorm_app.pipelines.preprocess.intake import survey_series
-from neurostorm_app.pipelines.preprocess.motion import MotionEstimator, track_head
 from neurostorm_app.pipelines.preprocess.reference import (
     check_series,
     count_nonsteady,
@@ -182,7 +181,13 @@ def reference(
     """
     bold = files["bold:1"]
     grid = Grid.of(open_image(bold), bold)
-    volume, qc = make_reference(bold, grid, n_skipped=facts["n_skipped"], sbref=files.get("sbref"))
+    volume, qc = make_reference(
+        bold,
+        grid,
+        n_skipped=facts["n_skipped"],
+        sbref=files.get("sbref"),
+        head=finite_part(facts),
+    )
     mask = find_brain(volume, grid)
     paths = {"hmc_boldref": folder / "desc-hmc_boldref.nii.gz", "hmc_mask": folder / "mask.nii.gz"}
     write_volume(paths["hmc_boldref"], volume, grid=grid)
@@ -207,12 +212,20 @@ def motion(
     """Estimate head motion; give ``hmc_xfm``, reference points to points of each volume."""
     volume, grid = read_volume(files["hmc_boldref"])
     rigid = ndimage.binary_dilation(read_volume(files["hmc_mask"])[0] > 0, iterations=RIM)
-    estimator = MotionEstimator(volume, grid, rigid, device=device)
-    volumes = iter_volumes(files["bold:1"], brain=finite_part(facts))
-    track = track_head(volumes, estimator, n_threads=n_threads)
+    track, qc = measure_head(
+        files["bold:1"],
+        grid,
+        volume,
+        rigid,
+        n_skipped=facts["n_skipped"],
+        sbref_given="sbref" in files,
+        head=finite_part(facts),
+        n_threads=n_threads,
+        device=device,
+    )
     out = folder / "from-orig_to-boldref_mode-image_desc-hmc_xfm.txt"
     write_itk_affines(out, track.matrices)
-    return {"hmc_xfm": out, "qc": {"unseen_volumes": list(track.unseen)}}
+    return {"hmc_xfm": out, "qc": qc}
 
 
 def coregistration(

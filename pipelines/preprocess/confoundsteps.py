@@ -39,6 +39,7 @@ def confounds(  # noqa: PLR0913
     thresholds: tuple[float, float],
     all_components: bool,
     template: str | None,
+    phase_axis: int | None,
     n_threads: int,
     device: str,
 ) -> dict[str, Any]:
@@ -62,6 +63,8 @@ def confounds(  # noqa: PLR0913
         Keep all components of CompCor.
     template : str or None
         The standard space in which coverage is told.
+    phase_axis : int or None
+        Voxel axis of phase encoding, along which a ghost would lie; None if unknown.
     n_threads : int
         Volumes at a time.
     device : str
@@ -117,7 +120,7 @@ def confounds(  # noqa: PLR0913
         zooms=grid.zooms,
         n_skipped=run.n_skipped,
         slice_means=slices.means,
-        phase_axis=facts["phase"][0] if "phase" in facts else None,
+        phase_axis=phase_axis,
         brain_coverage=seen,
         fov_coverage=view,
         fd_threshold=fd_threshold,

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["GYROMAGNETIC", "echo_spacing", "find_readout", "read_phase", "read_readout"]
+__all__ = [
+    "GYROMAGNETIC",
+    "echo_spacing",
+    "find_phase_axis",
+    "find_readout",
+    "read_phase",
+    "read_readout",
+]
 
 GYROMAGNETIC = 42.577478518e6
 """Of the proton, Hz per tesla (CODATA 2018)."""
@@ -63,6 +70,24 @@ def read_phase(metadata: Mapping[str, Any], path: Path) -> tuple[int, int]:
             fix="name the voxel axis of the file, not that of the body",
         )
     return "ijk".index(found[0]), -1 if found.endswith("-") else 1
+
+
+def find_phase_axis(metadata: Mapping[str, Any]) -> int | None:
+    """Find along which voxel axis phase was encoded, where the direction does not matter.
+
+    Parameters
+    ----------
+    metadata : mapping
+        The sidecar: ``PhaseEncodingDirection``, or ``PhaseEncodingAxis`` without a direction.
+
+    Returns
+    -------
+    {0, 1, 2} or None
+        i, j or k of the file as stored; None if the sidecar does not tell.
+    """
+    told = metadata.get("PhaseEncodingDirection") or metadata.get("PhaseEncodingAxis")
+    axis = str(told).removesuffix("-")
+    return "ijk".index(axis) if axis in {"i", "j", "k"} else None
 
 
 def read_readout(

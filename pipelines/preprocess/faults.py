@@ -65,7 +65,8 @@ class SliceMeans:
     def means(self) -> NDArray[np.float64]:
         """Means of the slices (T, Z); zero where a slice has too little brain to be judged."""
         n_voxels = self._mask.sum(axis=(0, 1))
-        return np.array(self._means) * (n_voxels >= FULL * n_voxels.max())
+        judged = n_voxels >= FULL * n_voxels.max()
+        return np.where(judged, np.array(self._means), 0.0)
 
 
 def signal_to_noise(series: NDArray[np.floating], *, n_skipped: int = 0) -> float | None:

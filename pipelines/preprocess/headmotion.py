@@ -44,9 +44,9 @@ def measure_head(  # noqa: PLR0913 - the series, its reference, and how to look 
 ) -> tuple[HeadTrack, dict[str, Any]]:
     """Measure all volumes of a series, relative to its reference.
 
-    A single-band reference has another contrast than the volumes, and taking it for their
-    template doubles the error. Then volumes are measured to their own median, and one more pose,
-    which is the same for all of them, leads from the single-band reference to this median.
+    A single-band reference has another contrast than the volumes; measured to it, they would be
+    two to three times less exact. So they are measured to their own median, and one more pose,
+    the same for all of them, leads from the single-band reference to this median.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def measure_head(  # noqa: PLR0913 - the series, its reference, and how to look 
     track : HeadTrack
         Points of the reference to points of each volume, and volumes without a head.
     qc : dict
-        ``motion_template`` in words, ``volumes_without_head``, ``motion_residual`` (median over
+        ``motion_template`` in words, ``unseen_volumes``, ``motion_residual`` (median over
         volumes; relative to the contrast of the head), and for a single-band reference
         ``median_moved_mm``: how far from there the head lay in the median.
 
@@ -95,7 +95,7 @@ def measure_head(  # noqa: PLR0913 - the series, its reference, and how to look 
     track = track_head(iter_volumes(bold, brain=head), estimator, n_threads=n_threads)
     qc: dict[str, Any] = {
         **told,
-        "volumes_without_head": list(track.unseen),
+        "unseen_volumes": list(track.unseen),
         "motion_residual": round(float(np.nanmedian(track.residuals)), 4),
     }
     if sbref_given:

@@ -69,11 +69,17 @@ def test_a_repetition_time_and_one_series_a_space_are_wanted(out):
     assert f"{RUN}: one series in MNI152NLin6Asym; there are 2" in told
 
 
-def test_the_coefficients_of_a_field_are_wanted(out):
+def test_the_parts_of_a_field_map_are_wanted(out):
     func = out / "sub-01" / "func"
     (func / f"{RUN}_from-boldref_to-pe_mode-image_desc-fmap_xfm.txt").touch()
-    (path,) = lacking(out)["E"]
-    assert path == "sub-01/fmap/sub-01_fmapid-pe_desc-coeff*_fieldmap.nii.gz"
+    stem = "sub-01/fmap/sub-01_fmapid-pe_desc"
+    parts = tuple(f"{stem}-{desc}_fieldmap.nii.gz" for desc in ("coeff*", "preproc", "epi"))
+    assert lacking(out)["E"] == parts
+    (func / f"{RUN}_fmapid-pe_desc-boldref_fieldmap.nii.gz").touch()
+    assert "E" not in lacking(out)
+    (out / "sub-01/fmap").mkdir()
+    (out / f"{stem}-magnitude_fieldmap.nii.gz").touch()
+    assert lacking(out)["E"] == parts[:2]
 
 
 def test_a_tier_that_is_required_ends_in_an_error(out, capsys):

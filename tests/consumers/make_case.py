@@ -18,7 +18,13 @@ from scipy import ndimage
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.itk import write_itk_affines
 from neurostorm_app.pipelines.preprocess.confound_table import ConfoundInputs, make_confounds
-from neurostorm_app.pipelines.preprocess.echoes import combination_weights, combine
+from neurostorm_app.pipelines.preprocess.echoes import (
+    average_echoes,
+    combination_weights,
+    combine,
+    count_good_echoes,
+    fit_t2star,
+)
 from neurostorm_app.pipelines.preprocess.noisemask import find_crown, find_noise_voxels
 from neurostorm_app.pipelines.xfm import Affine
 
@@ -136,15 +142,24 @@ def make_case(folder: Path, *, grid: Grid, n_skipped: int, everything: bool, see
 
 
 def make_echoes(path: Path) -> None:
-    """Write three echoes, and our combination of them."""
+    """Write three echoes, and our counts, decays and combinations of them."""
     rng = np.random.default_rng(9)
-    times, t2star = np.array([0.0145, 0.0385, 0.0625]), rng.uniform(0.01, 0.08, 400)
-    decay = np.exp(-times / t2star[:, None])[..., None]
-    echoes = 800 * decay * (1 + 0.02 * rng.normal(0, 1, (400, 3, 30)))
-    n_good = rng.integers(1, 4, 400)
-    weights = combination_weights(t2star, times.tolist(), n_good)
-    ours = [combine(echoes[:, :, t].T, weights) for t in range(30)]
-    np.savez(path, echoes=echoes, times=times, t2star=t2star, n_good=n_good, ours=ours)
+    times, decay = np.array([0.0145, 0.0385, 0.0625]), rng.uniform(0.01, 0.08, 400)
+    signal = np.exp(-times / decay[:, None])[..., None] * rng.uniform(300, 1200, (400, 1, 1))
+    echoes = np.abs(signal * (1 + 0.02 * rng.normal(0, 1, (400, 3, 30))) + 1)
+    echoes[:5, 2, 7] = 0.0  # no signal once
+    echoes[5:10, ::-1] = echoes[5:10]  # grows
+    echoes[10:12, 0] = 0.0
+    volumes = np.moveaxis(echoes, 2, 0).transpose(0, 2, 1)
+    means = average_echoes(volumes)
+    n_good = count_good_echoes(means)
+    found = {"echoes": echoes, "times": times, "n_good": n_good}
+    for method in ("loglin", "curvefit"):
+        fit = fit_t2star(means, times.tolist(), n_good, method=method)
+        weights = combination_weights(fit.t2star, times.tolist(), n_good)
+        found |= {f"{method}_t2star": fit.t2star, f"{method}_s0": fit.s0}
+        found[f"{method}_sum"] = np.stack([combine(volume, weights) for volume in volumes], 1)
+    np.savez(path, **found)
 
 
 if __name__ == "__main__":

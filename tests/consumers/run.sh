@@ -27,6 +27,10 @@ make_environment() {  # folder, requirements
 }
 
 make_environment $root/.venv-consumers requirements.txt
+# fitlins pins an old nilearn and an old pybids; its code runs with the new ones.
+$root/.venv-consumers/bin/python -c 'import fitlins' 2>/dev/null ||
+    $root/.venv-consumers/bin/python -m pip install --quiet --disable-pip-version-check ${PIP_ARGS:-} \
+        --no-deps fitlins==0.11.0
 make_environment $root/.venv-consumers-xcpd requirements-xcpd.txt
 xcpd_pip="$root/.venv-consumers-xcpd/bin/python -m pip install --quiet --disable-pip-version-check"
 if ! $root/.venv-consumers-xcpd/bin/python -c 'import xcp_d, giga_connectome' 2>/dev/null; then

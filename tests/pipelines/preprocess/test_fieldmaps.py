@@ -13,6 +13,7 @@ from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import write_volume
 from neurostorm_app.pipelines.preprocess.encoding import (
     echo_spacing,
+    find_phase_axis,
     find_readout,
     read_phase,
     read_readout,
@@ -52,6 +53,20 @@ GRID = Grid((19, 23, 17), np.asarray(TURNED))
 )
 def test_a_phase_direction_is_a_voxel_axis_and_a_sign(written, expected):
     assert read_phase({"PhaseEncodingDirection": written}, EPI) == expected
+
+
+@pytest.mark.parametrize(
+    ("metadata", "axis"),
+    [
+        ({"PhaseEncodingDirection": "j-"}, 1),
+        ({"PhaseEncodingAxis": "i"}, 0),
+        ({"PhaseEncodingDirection": "k", "PhaseEncodingAxis": "i"}, 2),
+        ({"PhaseEncodingDirection": "AP"}, None),
+        ({}, None),
+    ],
+)
+def test_the_axis_alone_may_be_told(metadata, axis):
+    assert find_phase_axis(metadata) == axis
 
 
 def test_a_missing_phase_direction_says_what_is_skipped():

@@ -73,7 +73,7 @@ def test_a_reference_of_another_contrast_does_no_harm(contrast, scan):
     track, qc = measure(scan, other, scan.sbref_mask, sbref_given=True)
     score = score_motion(scan.truth, track.matrices)
     assert qc["motion_template"].startswith("median of steady volumes")
-    assert qc["volumes_without_head"] == []
+    assert qc["unseen_volumes"] == []
     assert score["p95_mm"] < alone["p95_mm"] + 0.01  # mm
     assert score["p95_deg"] < alone["p95_deg"] + 0.01  # degrees
     brain = apply_affine(scan.truth.t1w_to_bold, scan.truth.brain_t1w)
