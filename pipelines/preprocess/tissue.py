@@ -87,7 +87,7 @@ def segment(
     if priors is not None:
         expected = np.stack([read_volume(priors[name])[0][box] for name in DARK_TO_BRIGHT])
     posterior, means, deviations = classify(volume[box], brain[box], expected)
-    litre = abs(np.linalg.det(grid.affine[:3, :3])) / 1e6
+    litre = float(abs(np.linalg.det(grid.affine[:3, :3]))) / 1e6
     labels = np.zeros(grid.shape, dtype=np.int16)
     order = np.array([LABELS[name] for name in DARK_TO_BRIGHT], dtype=np.int16)
     labels[box] = np.where(brain[box], order[posterior.argmax(axis=0)], 0)

@@ -255,6 +255,37 @@ def test_a_number_that_no_brain_has_fails_and_is_named_first():
     assert judge({}, RANGES)["verdict"] == "pass"
 
 
+@pytest.mark.parametrize(
+    ("who", "verdict", "numbers"),
+    [
+        ("phantom", "pass", (0.957, 0.983, 1.028, 0.971, 1.043, 1.074, 0.652, 1.511)),
+        ("defaced head", "pass", (0.853, 0.975, 0.890, 0.909, 1.030, 1.133, 0.456, 2.066)),
+        ("stripped brain", "pass", (0.865, 0.948, 0.787, 0.885, 0.957, 1.081, 0.409, 2.375)),
+        ("nose up", "fail", (0.580, 0.975, 0.893, 0.752, 1.272, 1.691, 0.209, 3.078)),
+        ("ball", "fail", (0.569, 0.988, 0.616, 0.749, 0.909, 1.214, 0.332, 3.481)),
+    ],
+)
+def test_good_heads_pass_and_bad_ones_fail(who, verdict, numbers):
+    """Numbers as they were measured with the settings of the package."""
+    names = [name for name in RANGES if name not in {"folded_voxels", "inverse_error_mm_p95"}]
+    said = judge(dict(zip(names, numbers, strict=True)), RANGES)
+    assert said["verdict"] == verdict, (who, said["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("who", "verdict", "numbers"),
+    [
+        ("phantom", "pass", (1.100, 1.007, 1.056, 1.048, 0.766, 0.989, 0.564, 1.629)),
+        ("person", "pass", (0.859, 0.879, 1.034, 1.177, 0.610, 0.981, 0.287, 1.884)),
+        ("nose up", "fail", (0.797, 0.640, 1.322, 2.066, 0.470, 0.976, 0.318, 2.225)),
+    ],
+)
+def test_a_bold_reference_with_its_nose_up_fails(who, verdict, numbers):
+    names = [name for name in boldnormalization.RANGES if name != "folded_voxels"]
+    said = judge(dict(zip(names, numbers, strict=True)), boldnormalization.RANGES)
+    assert said["verdict"] == verdict, (who, said["reasons"])
+
+
 def test_local_volume_is_that_of_the_scaling(rng):
     grid = Grid(
         (12, 13, 14), from_matvec(np.array([[0.0, -3, 0], [0, 0, 3], [-3, 0, 0]]), [1, 2, 3])
