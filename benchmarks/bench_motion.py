@@ -19,7 +19,7 @@ import numpy as np
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import iter_volumes, open_image
 from neurostorm_app.pipelines.phantom import make_phantom, read_run_truth, score_motion
-from neurostorm_app.pipelines.preprocess.motion import MotionEstimator, estimate_motion
+from neurostorm_app.pipelines.preprocess.head.motion import MotionEstimator, estimate_motion
 
 
 def timed(work):

@@ -35,7 +35,7 @@ from scipy import ndimage
 
 from neurostorm_app.pipelines.grid import Grid, standard_grid
 from neurostorm_app.pipelines.itk import read_itk_composite, write_itk_composite
-from neurostorm_app.pipelines.preprocess.registration import register_syn
+from neurostorm_app.pipelines.preprocess.anatomy.registration import register_syn
 from neurostorm_app.pipelines.resample import resample_volume
 from neurostorm_app.pipelines.templates import DATA, between
 from neurostorm_app.pipelines.xfm import Affine, Chain, Field

@@ -23,12 +23,12 @@ from neurostorm_app.pipelines.phantom import (
     read_participant_truth,
     score_normalization,
 )
-from neurostorm_app.pipelines.preprocess import normalization
-from neurostorm_app.pipelines.preprocess.anatomical import prepare_t1w
-from neurostorm_app.pipelines.preprocess.brainmask import extract_brain
-from neurostorm_app.pipelines.preprocess.normalization import normalize
-from neurostorm_app.pipelines.preprocess.registration import register_syn
-from neurostorm_app.pipelines.preprocess.tissue import segment
+from neurostorm_app.pipelines.preprocess.anatomy import normalization
+from neurostorm_app.pipelines.preprocess.anatomy.anatomical import prepare_t1w
+from neurostorm_app.pipelines.preprocess.anatomy.brainmask import extract_brain
+from neurostorm_app.pipelines.preprocess.anatomy.normalization import normalize
+from neurostorm_app.pipelines.preprocess.anatomy.registration import register_syn
+from neurostorm_app.pipelines.preprocess.anatomy.tissue import segment
 from neurostorm_app.pipelines.templates import HUB, between, load_template
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ DOORS = {
     "faiss": {"pipelines/retrieve.py"},
     "ants": {"pipelines/preprocess/", "pipelines/xfm.py"},
     "SimpleITK": {"pipelines/preprocess/"},
-    "deepbet": {"pipelines/preprocess/brainmask.py"},
+    "deepbet": {"pipelines/preprocess/anatomy/brainmask.py"},
 }
 """The only modules that may import a package."""
 

@@ -47,9 +47,16 @@ def glm(bold: Path, mask: Path, events: Path, order: np.ndarray | None = None) -
     sidecar = bold.with_name(bold.name.replace(".nii.gz", ".json"))
     start = json.loads(sidecar.read_text()).get("StartTime", 0.0) if sidecar.exists() else 0.0
     model = FirstLevelModel(
-        t_r=2.0, slice_time_ref=start / 2.0, noise_model="ar1", drift_model="cosine", high_pass=0.01,
-        mask_img=str(mask), smoothing_fwhm=None, n_jobs=2, minimize_memory=True,
-    )  # fmt: skip
+        t_r=2.0,
+        slice_time_ref=start / 2.0,
+        noise_model="ar1",
+        drift_model="cosine",
+        high_pass=0.01,
+        mask_img=str(mask),
+        smoothing_fwhm=None,
+        n_jobs=2,
+        minimize_memory=True,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # "given mask will be used": as asked
         model.fit(image, events=table[["onset", "duration", "trial_type"]])

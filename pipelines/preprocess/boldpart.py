@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.pipelines.preprocess import (
+from neurostorm_app.pipelines.preprocess import methods
+from neurostorm_app.pipelines.preprocess.acquired.boldseries import bold_roles
+from neurostorm_app.pipelines.preprocess.distortionplan import FIELDS
+from neurostorm_app.pipelines.preprocess.field.encoding import find_phase_axis
+from neurostorm_app.pipelines.preprocess.part import Part
+from neurostorm_app.pipelines.preprocess.steps import (
     boldoutputs,
     boldsteps,
     confoundsteps,
     fieldsteps,
-    methods,
+    placesteps,
 )
-from neurostorm_app.pipelines.preprocess.boldseries import bold_roles
-from neurostorm_app.pipelines.preprocess.distortionplan import FIELDS
-from neurostorm_app.pipelines.preprocess.echosteps import fit_echoes
-from neurostorm_app.pipelines.preprocess.encoding import find_phase_axis
-from neurostorm_app.pipelines.preprocess.part import Part
+from neurostorm_app.pipelines.preprocess.steps.echosteps import fit_echoes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,7 +167,7 @@ def _add_estimates(
     if "t1w" in part:
         part.add(
             "coregister",
-            boldsteps.coregistration,
+            placesteps.coregistration,
             needs=(*flat, "t1w", "t1w_mask", "gm", "wm"),
             gives=("coreg_boldref", "mask", "coreg_xfm", "qc"),
             values={
@@ -180,7 +181,7 @@ def _add_estimates(
         maps = [f"{way}:{space}" for way in ("to", "from") for space in options.templates]
         part.add(
             "normalize",
-            boldsteps.straight_to_template,
+            placesteps.straight_to_template,
             needs=flat,
             gives=("coreg_boldref", "mask", *maps, "gm", "wm", "csf", "qc"),
             values={"spaces": list(options.templates), "seed": options.seed},

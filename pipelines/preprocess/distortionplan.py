@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.image import open_image
-from neurostorm_app.pipelines.preprocess.encoding import read_phase, read_readout
+from neurostorm_app.pipelines.preprocess.field.encoding import read_phase, read_readout
 
 if TYPE_CHECKING:
     from neurostorm_app.pipelines.preprocess.workflow import Files, Options

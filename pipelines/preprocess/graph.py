@@ -11,13 +11,14 @@ import nipype
 from niworkflows.engine.workflows import LiterateWorkflow
 
 from neurostorm_app.errors import AppError
-from neurostorm_app.pipelines.preprocess import anatsteps, methods
+from neurostorm_app.pipelines.preprocess import methods
 from neurostorm_app.pipelines.preprocess.boldpart import add_run
 from neurostorm_app.pipelines.preprocess.distortionplan import Plan, plan_distortion
-from neurostorm_app.pipelines.preprocess.fieldsteps import field
 from neurostorm_app.pipelines.preprocess.outcome import forget_errors, forget_moved, gather
 from neurostorm_app.pipelines.preprocess.part import Part
 from neurostorm_app.pipelines.preprocess.plugin import PoolPlugin, StepLog
+from neurostorm_app.pipelines.preprocess.steps import anatsteps
+from neurostorm_app.pipelines.preprocess.steps.fieldsteps import field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,15 +17,15 @@ from scipy import ndimage
 
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.itk import write_itk_affines
-from neurostorm_app.pipelines.preprocess.confound_table import ConfoundInputs, make_confounds
-from neurostorm_app.pipelines.preprocess.echoes import (
+from neurostorm_app.pipelines.preprocess.acquired.echoes import (
     average_echoes,
     combination_weights,
     combine,
     count_good_echoes,
     fit_t2star,
 )
-from neurostorm_app.pipelines.preprocess.noisemask import find_crown, find_noise_voxels
+from neurostorm_app.pipelines.preprocess.noise.confound_table import ConfoundInputs, make_confounds
+from neurostorm_app.pipelines.preprocess.noise.noisemask import find_crown, find_noise_voxels
 from neurostorm_app.pipelines.xfm import Affine
 
 T1W = Grid((150, 176, 140), from_matvec(np.diag([1.0, 1, 1]), [-75, -88, -70]))

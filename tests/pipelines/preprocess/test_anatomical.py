@@ -14,14 +14,14 @@ from scipy.spatial.transform import Rotation
 from neurostorm_app.errors import CorruptImageError, NoInputError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume, write_volume
-from neurostorm_app.pipelines.preprocess.anatomical import (
+from neurostorm_app.pipelines.preprocess.anatomy.anatomical import (
     conform,
     correct_bias,
     prepare_t1w,
     with_zooms,
 )
-from neurostorm_app.pipelines.preprocess.averaging import middle_poses, weigh
-from neurostorm_app.pipelines.preprocess.orientation import describe_header
+from neurostorm_app.pipelines.preprocess.anatomy.averaging import middle_poses, weigh
+from neurostorm_app.pipelines.preprocess.anatomy.orientation import describe_header
 from neurostorm_app.pipelines.resample import resample_volume
 
 SHAPE = (34, 38, 36)

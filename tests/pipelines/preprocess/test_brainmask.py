@@ -8,13 +8,13 @@ import pytest
 from neurostorm_app.errors import CorruptImageError, DataError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume, write_volume
-from neurostorm_app.pipelines.preprocess import brainmask
-from neurostorm_app.pipelines.preprocess.brainmask import (
+from neurostorm_app.pipelines.preprocess.anatomy import brainmask
+from neurostorm_app.pipelines.preprocess.anatomy.brainmask import (
     compare_masks,
     extract_brain,
     read_mask,
 )
-from neurostorm_app.pipelines.preprocess.roughbrain import find_rough_brain
+from neurostorm_app.pipelines.preprocess.anatomy.roughbrain import find_rough_brain
 from neurostorm_app.pipelines.templates import load_template
 
 GRID = Grid.from_rows((43, 50, 47), [[4, 0, 0, -84], [0, 4, 0, -98], [0, 0, 4, -92]])

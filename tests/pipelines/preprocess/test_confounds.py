@@ -21,20 +21,20 @@ from nipype.algorithms.confounds import (
 from scipy import ndimage
 
 from neurostorm_app.pipelines.grid import Grid
-from neurostorm_app.pipelines.preprocess.confound_table import ConfoundInputs, make_confounds
-from neurostorm_app.pipelines.preprocess.confounds import (
+from neurostorm_app.pipelines.preprocess.noise.confound_table import ConfoundInputs, make_confounds
+from neurostorm_app.pipelines.preprocess.noise.confounds import (
     compcor,
     cosine_basis,
     dvars,
     find_tcompcor_voxels,
     one_hot,
 )
-from neurostorm_app.pipelines.preprocess.movement import (
+from neurostorm_app.pipelines.preprocess.noise.movement import (
     framewise_displacement,
     movement_parameters,
     rms_motion,
 )
-from neurostorm_app.pipelines.preprocess.noisemask import (
+from neurostorm_app.pipelines.preprocess.noise.noisemask import (
     find_crown,
     find_noise_voxels,
     sample_gaussian,
@@ -187,7 +187,7 @@ def test_a_voxel_that_is_not_a_number_counts_as_silent(series):
 def test_blocks_do_not_change_the_numbers(series, monkeypatch):
     basis = cosine_basis(T, 2.0)
     before = dvars(series), compcor(series, basis=basis), find_tcompcor_voxels(series)
-    monkeypatch.setattr("neurostorm_app.pipelines.preprocess.confounds.BLOCK", 37)
+    monkeypatch.setattr("neurostorm_app.pipelines.preprocess.noise.confounds.BLOCK", 37)
     after = dvars(series), compcor(series, basis=basis), find_tcompcor_voxels(series)
     np.testing.assert_allclose(before[0], after[0], rtol=1e-12)
     np.testing.assert_allclose(before[1].series, after[1].series, atol=1e-9)

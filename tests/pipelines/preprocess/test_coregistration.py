@@ -12,14 +12,17 @@ from scipy import ndimage
 
 from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.pipelines.grid import Grid
-from neurostorm_app.pipelines.preprocess.boundary import (
+from neurostorm_app.pipelines.preprocess.placing.boundary import (
     Anatomy,
     EdgeCost,
     find_boundary,
     pose,
     refine,
 )
-from neurostorm_app.pipelines.preprocess.coregistration import coregister, judge_coregistration
+from neurostorm_app.pipelines.preprocess.placing.coregistration import (
+    coregister,
+    judge_coregistration,
+)
 from neurostorm_app.pipelines.xfm import Affine
 
 T1W = Grid((74, 88, 70), from_matvec(np.diag([2.0, 2, 2]), [-74, -88, -70]))

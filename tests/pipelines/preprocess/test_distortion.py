@@ -12,9 +12,13 @@ from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume, write_volume
 from neurostorm_app.pipelines.itk import read_itk_affines
 from neurostorm_app.pipelines.phantom import make_phantom
-from neurostorm_app.pipelines.preprocess.distortion import estimate_field, place_field, shift_of
-from neurostorm_app.pipelines.preprocess.fieldjudge import judged, shift_range
-from neurostorm_app.pipelines.preprocess.fieldless import estimate_field_from_anatomy
+from neurostorm_app.pipelines.preprocess.field.distortion import (
+    estimate_field,
+    place_field,
+    shift_of,
+)
+from neurostorm_app.pipelines.preprocess.field.fieldjudge import judged, shift_range
+from neurostorm_app.pipelines.preprocess.field.fieldless import estimate_field_from_anatomy
 from neurostorm_app.pipelines.stage import Fieldmap, Scan
 from neurostorm_app.pipelines.xfm import Affine
 

@@ -11,7 +11,7 @@ import pytest
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.phantom import make_phantom
 from neurostorm_app.pipelines.phantom.acquisition import echo_times
-from neurostorm_app.pipelines.preprocess.echoes import (
+from neurostorm_app.pipelines.preprocess.acquired.echoes import (
     EchoMeans,
     average_echoes,
     combination_weights,

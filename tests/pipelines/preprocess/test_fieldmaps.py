@@ -11,14 +11,14 @@ from nibabel.affines import from_matvec
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import write_volume
-from neurostorm_app.pipelines.preprocess.encoding import (
+from neurostorm_app.pipelines.preprocess.field.encoding import (
     echo_spacing,
     find_phase_axis,
     find_readout,
     read_phase,
     read_readout,
 )
-from neurostorm_app.pipelines.preprocess.fieldmaps import (
+from neurostorm_app.pipelines.preprocess.field.fieldmaps import (
     despike,
     phase_difference,
     smooth_field,
@@ -26,8 +26,8 @@ from neurostorm_app.pipelines.preprocess.fieldmaps import (
     to_radians,
     unwrap,
 )
-from neurostorm_app.pipelines.preprocess.solving import bending
-from neurostorm_app.pipelines.preprocess.splinefield import (
+from neurostorm_app.pipelines.preprocess.field.solving import bending
+from neurostorm_app.pipelines.preprocess.field.splinefield import (
     Basis,
     field_at,
     fit_field,

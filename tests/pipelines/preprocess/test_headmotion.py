@@ -14,9 +14,9 @@ from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import open_image, read_volume
 from neurostorm_app.pipelines.phantom import make_phantom, read_run_truth, score_motion
-from neurostorm_app.pipelines.preprocess.headmotion import measure_head
-from neurostorm_app.pipelines.preprocess.reference import find_brain, make_reference
-from neurostorm_app.pipelines.preprocess.sbref import match_contrast
+from neurostorm_app.pipelines.preprocess.head.headmotion import measure_head
+from neurostorm_app.pipelines.preprocess.head.reference import find_brain, make_reference
+from neurostorm_app.pipelines.preprocess.head.sbref import match_contrast
 
 if TYPE_CHECKING:
     from neurostorm_app.pipelines.phantom.truth import RunTruth

@@ -10,7 +10,7 @@ from nibabel.affines import from_matvec
 from neurostorm_app.errors import CorruptImageError, DataError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import iter_volumes
-from neurostorm_app.pipelines.preprocess.intake import survey_series
+from neurostorm_app.pipelines.preprocess.head.intake import survey_series
 
 GRID = Grid((24, 26, 18), from_matvec(np.diag([6.0, 6, 6]), [-69, -75, -51]))
 MIDDLE, CORNER = (12, 13, 9), (0, 1, 0)

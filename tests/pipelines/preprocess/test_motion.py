@@ -11,12 +11,12 @@ from scipy.spatial.transform import Rotation
 
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.grid import Grid
-from neurostorm_app.pipelines.preprocess.motion import (
+from neurostorm_app.pipelines.preprocess.head.motion import (
     MotionEstimator,
     estimate_motion,
     rms_displacement,
 )
-from neurostorm_app.pipelines.preprocess.motion_slices import SliceGains
+from neurostorm_app.pipelines.preprocess.head.motion_slices import SliceGains
 
 SHAPE = (44, 48, 30)
 ZOOMS = np.diag([4.0, 4, 4.5])

@@ -27,10 +27,10 @@ from neurostorm_app.pipelines.phantom.networks import Activity, build_activity
 from neurostorm_app.pipelines.phantom.people import build_anatomy, build_participant, rigid
 from neurostorm_app.pipelines.phantom.scene import Scene, build_scene
 from neurostorm_app.pipelines.phantom.settings import SCALES
-from neurostorm_app.pipelines.preprocess import headmotion, reference
-from neurostorm_app.pipelines.preprocess.headmotion import measure_head
-from neurostorm_app.pipelines.preprocess.motion import MotionEstimator, track_head
-from neurostorm_app.pipelines.preprocess.reference import find_brain, make_reference
+from neurostorm_app.pipelines.preprocess.head import headmotion, reference
+from neurostorm_app.pipelines.preprocess.head.headmotion import measure_head
+from neurostorm_app.pipelines.preprocess.head.motion import MotionEstimator, track_head
+from neurostorm_app.pipelines.preprocess.head.reference import find_brain, make_reference
 
 if TYPE_CHECKING:
     from neurostorm_app.pipelines.grid import Grid

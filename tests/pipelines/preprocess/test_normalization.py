@@ -19,20 +19,25 @@ from neurostorm_app.errors import CorruptImageError, DataError, NoInputError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume, write_volume
 from neurostorm_app.pipelines.itk import read_itk_composite, write_itk_composite
-from neurostorm_app.pipelines.preprocess import boldnormalization, normalization
-from neurostorm_app.pipelines.preprocess.anatomical import with_zooms
-from neurostorm_app.pipelines.preprocess.likeness import RANGES, correlate, judge, local_volume
-from neurostorm_app.pipelines.preprocess.normalization import (
+from neurostorm_app.pipelines.preprocess.anatomy import boldnormalization, normalization
+from neurostorm_app.pipelines.preprocess.anatomy.anatomical import with_zooms
+from neurostorm_app.pipelines.preprocess.anatomy.likeness import (
+    RANGES,
+    correlate,
+    judge,
+    local_volume,
+)
+from neurostorm_app.pipelines.preprocess.anatomy.normalization import (
     normalize,
     normalize_boldref,
     to_standard,
 )
-from neurostorm_app.pipelines.preprocess.registration import (
+from neurostorm_app.pipelines.preprocess.anatomy.registration import (
     Registered,
     register_rigidly,
     register_syn,
 )
-from neurostorm_app.pipelines.preprocess.spacechains import around
+from neurostorm_app.pipelines.preprocess.anatomy.spacechains import around
 from neurostorm_app.pipelines.resample import resample_volume
 from neurostorm_app.pipelines.stage import OutputSpace
 from neurostorm_app.pipelines.templates import between, find_grid, load_template

@@ -13,10 +13,10 @@ from scipy import ndimage
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import write_series
-from neurostorm_app.pipelines.preprocess.epi import Epi, read_epi
-from neurostorm_app.pipelines.preprocess.pepolar import estimate_pepolar
-from neurostorm_app.pipelines.preprocess.splinefield import Basis
-from neurostorm_app.pipelines.preprocess.unwarp import Distorted, unwarp, unwarp_mask
+from neurostorm_app.pipelines.preprocess.field.epi import Epi, read_epi
+from neurostorm_app.pipelines.preprocess.field.pepolar import estimate_pepolar
+from neurostorm_app.pipelines.preprocess.field.splinefield import Basis
+from neurostorm_app.pipelines.preprocess.field.unwarp import Distorted, unwarp, unwarp_mask
 from neurostorm_app.pipelines.stage import Scan
 from neurostorm_app.pipelines.xfm import Affine
 

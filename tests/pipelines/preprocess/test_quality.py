@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import ndimage
 
-from neurostorm_app.pipelines.preprocess.faults import (
+from neurostorm_app.pipelines.preprocess.noise.faults import (
     SliceMeans,
     coverage,
     find_spikes,
@@ -17,7 +17,7 @@ from neurostorm_app.pipelines.preprocess.faults import (
     outlier_shares,
     signal_to_noise,
 )
-from neurostorm_app.pipelines.preprocess.quality import LIMITS, judge_run, measure_run
+from neurostorm_app.pipelines.preprocess.noise.quality import LIMITS, judge_run, measure_run
 
 SHAPE, T = (20, 24, 11), 120
 GOOD = {

@@ -11,14 +11,14 @@ from nipype.algorithms.confounds import is_outlier
 
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.grid import Grid
-from neurostorm_app.pipelines.preprocess.reference import (
+from neurostorm_app.pipelines.preprocess.head.reference import (
     check_series,
     count_nonsteady,
     find_brain,
     make_reference,
     rough_head,
 )
-from neurostorm_app.pipelines.preprocess.sbref import read_sbref
+from neurostorm_app.pipelines.preprocess.head.sbref import read_sbref
 
 GRID = Grid((40, 44, 28), from_matvec(np.diag([4.0, 4, 4.5]), [-78, -86, -60]))
 

@@ -17,7 +17,7 @@ from neurostorm_app.pipelines.phantom.networks import build_activity
 from neurostorm_app.pipelines.phantom.people import build_anatomy, build_participant
 from neurostorm_app.pipelines.phantom.scene import build_scene
 from neurostorm_app.pipelines.phantom.settings import SCALES
-from neurostorm_app.pipelines.preprocess.slicetiming import (
+from neurostorm_app.pipelines.preprocess.acquired.slicetiming import (
     SliceTimes,
     align_slices,
     delay_weights,

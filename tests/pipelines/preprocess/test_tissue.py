@@ -9,7 +9,7 @@ from scipy import ndimage
 from neurostorm_app.errors import CorruptImageError, DataError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume, write_volume
-from neurostorm_app.pipelines.preprocess.tissue import LABELS, classify, segment
+from neurostorm_app.pipelines.preprocess.anatomy.tissue import LABELS, classify, segment
 
 GRID = Grid.from_rows((46, 52, 48), [[3, 0, 0, -67], [0, 3, 0, -76], [0, 0, 3, -70]])
 BRIGHTNESS = {"CSF": 150.0, "GM": 450.0, "WM": 750.0}

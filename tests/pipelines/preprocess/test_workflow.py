@@ -326,7 +326,6 @@ def test_a_nipype_that_was_there_before_us_writes_where_we_say(tmp_path):
     assert written["crashfile_format"] == "txt"
 
 
-
 @pytest.fixture(scope="module")
 def minimal(runs, anat, home, tmp_path_factory):
     options = Options(spaces=(STD,), level="minimal")

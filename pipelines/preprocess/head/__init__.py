@@ -1,0 +1,1 @@
+"""The BOLD reference, and where the head is in each volume."""

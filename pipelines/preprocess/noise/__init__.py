@@ -1,0 +1,1 @@
+"""What disturbs a series: confounds, faults, and the verdict on a run."""

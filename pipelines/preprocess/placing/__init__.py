@@ -1,0 +1,1 @@
+"""The BOLD reference on the T1w image."""

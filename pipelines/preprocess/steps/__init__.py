@@ -1,0 +1,1 @@
+"""The steps of the graph, files in and files out."""
