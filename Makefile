@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: install demo test check test-slow test-consumers bench docs lock clean
+.PHONY: install demo test check accuracy test-slow test-consumers bench docs lock clean
 
 install: .venv/installed
 
@@ -49,6 +49,9 @@ check: install
 	$(BIN)/pyright $$(find -L src/neurostorm_app -name '*.py')
 	$(BIN)/lint-imports
 	$(BIN)/numpydoc lint $$(find -L src/neurostorm_app -name '*.py')
+
+# Every accuracy against truth and against other tools, printed.
+accuracy: test-slow test-consumers
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -s --timeout 3600

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from neurostorm_app.bids_app.precomputed import Precomputed, find_precomputed
+from neurostorm_app.pipelines.stage import OutputSpace
 from neurostorm_app.pipelines.train import score_preprocessed
 
+WANTED = (OutputSpace(name="MNI152NLin6Asym", res="2"),)
 DEMOS = ("neurostorm-demo", "brainlm-demo")
 
 
@@ -46,7 +48,7 @@ def find_runs(folder: Path) -> list[Precomputed]:
     found = []
     for path in sorted(folder.glob("sub-*/")):
         label = path.name.removeprefix("sub-")
-        runs = find_precomputed({"given": folder}, label, ("MNI152NLin6Asym", "2"), {})
+        runs = find_precomputed({"given": folder}, label, WANTED, {})
         for run in runs.values():
             if not isinstance(run, Precomputed):
                 raise run
