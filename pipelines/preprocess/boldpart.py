@@ -94,7 +94,8 @@ def add_run(  # noqa: PLR0913
         )
     if fit is None:
         _add_estimates(part, options=options, plan=plan, fieldmap=fieldmap, loose=loose)
-    series = (*bolds, "hmc_boldref", "hmc_xfm", *(("field",) if "field" in part else ()))
+    field = ("field",) if plan.way != "none" else ()
+    series = (*bolds, "hmc_boldref", "hmc_xfm", *field)
     if len(echoes) > 1:
         part.add(
             "t2star",

@@ -81,15 +81,26 @@ def plan_distortion(run: Run, options: Options, *, has_t1w: bool, fit: Files | N
             fallback=options.fallback_total_readout_time,
         )
     except AppError as error:
-        return _uncorrected(error.what)
-    jacobian = "fmap-jacobian" not in options.ignore
-    if way == "map" and run.fieldmap is not None:
-        jacobian = jacobian and run.fieldmap.kind == "pepolar"
+        # Notes stand in outputs, where folders of this machine do not belong.
+        return _uncorrected(error.what.replace(str(run.bold), run.bold.name))
+    jacobian = "fmap-jacobian" not in options.ignore and _squeezes(run, way, fit or {})
     return Plan(
         way=way,
         fieldmap=run.fieldmap if way == "map" else None,
         facts={"phase": [axis, sign], "readout": readout, "jacobian": jacobian},
     )
+
+
+def _squeezes(run: Run, way: str, fit: Files) -> bool:
+    """Tell whether brightness is corrected too: as fMRIPrep does, of EPIs, not of measured maps.
+
+    A field told from the anatomy was found that way.
+    """
+    if way == "anatomy" or (way == "given" and "fmap_xfm" not in fit):
+        return True
+    if run.fieldmap is not None:
+        return run.fieldmap.kind == "pepolar"
+    return "fmap_reference" in fit and "_desc-epi_" in fit["fmap_reference"].name
 
 
 def _uncorrected(why: str) -> Plan:

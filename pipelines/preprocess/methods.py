@@ -37,7 +37,8 @@ def fieldmap(kind: str) -> str:
 
 def bold(run: Run, options: Options, plan: Plan, *, has_t1w: bool) -> str:
     """Say what was done with a run."""
-    source = "the single-band reference" if run.sbref else "the median of realigned volumes"
+    single = run.sbref is not None and "sbref" not in options.ignore
+    source = "the single-band reference" if single else "the median of realigned volumes"
     motion = (
         f"The reference of the BOLD run was {source}. Head motion was estimated against it by"
         " Gauss-Newton minimisation of robustly weighted squared differences (rigid, several"
