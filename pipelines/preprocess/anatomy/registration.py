@@ -1,15 +1,20 @@
 """Registration by ANTs, the same numbers every time: two volumes in, maps of points out.
 
 This is the one door to ``ants.registration``, which ignores its own ``random_seed`` and writes
-into the folder of temporary files unless told otherwise.
+into the folder of temporary files unless told otherwise. ITK counts its threads once a process:
+where somebody has used ANTs before us, registrations run in processes of their own.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +24,7 @@ from neurostorm_app.pipelines.itk import from_ants
 from neurostorm_app.pipelines.xfm import Affine, Chain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
     Placed = tuple[NDArray[np.float32], Grid]
 
-__all__ = ["Registered", "register_rigidly", "register_syn"]
+__all__ = ["Registered", "register_rigidly", "register_syn", "run_ants"]
 
 THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 """Read by ITK when it first starts threads; two threads do not add in the same order twice."""
@@ -114,17 +119,10 @@ def _register(
     fixed: Placed, moving: Placed, *, work_dir: Path, seed: int, **options: Any
 ) -> Registered:
     with _scratch(work_dir) as folder:
-        import ants
-        from ants import config
-
-        # `random_seed` of ants.registration is ignored; this is not, and needs one thread.
-        config.set_ants_deterministic(on=True, seed_value=seed)
-        images = []
         for name, (volume, grid) in (("fixed", fixed), ("moving", moving)):
             write_volume(folder / f"{name}.nii", volume, grid=grid)
-            images.append(ants.image_read(str(folder / f"{name}.nii")))
         try:
-            found = ants.registration(*images, outprefix=f"{folder}/xfm_", **options)
+            found = (run_ants if _is_first() else _run_aside)(folder, seed, options)
         except RuntimeError as error:
             raise DataError(
                 f"the registration of two images failed ({error})",
@@ -138,6 +136,60 @@ def _register(
             if name.endswith("InverseWarp.nii.gz")
         ]
     return Registered(Chain(tuple(forward)), Chain((*affines, *back)))
+
+
+@cache
+def _is_first() -> bool:
+    """Tell whether nobody in this process has used ANTs before, and left it with more threads."""
+    return "ants" not in sys.modules
+
+
+def run_ants(folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Register two images that lie in a folder, with the process's own ANTs.
+
+    Parameters
+    ----------
+    folder : Path
+        With ``moving.nii`` and ``fixed.nii``; the transforms are written to it.
+    seed : int
+        Of the sampling.
+    options : mapping
+        Of ``ants.registration``; what JSON can hold.
+
+    Returns
+    -------
+    dict
+        Paths by ``fwdtransforms`` and ``invtransforms``.
+
+    Raises
+    ------
+    RuntimeError
+        If ANTs fails.
+    """
+    import ants
+    from ants import config
+
+    # `random_seed` of ants.registration is ignored; this is not, and needs one thread.
+    config.set_ants_deterministic(on=True, seed_value=seed)
+    images = [ants.image_read(str(folder / f"{name}.nii")) for name in ("fixed", "moving")]
+    found = ants.registration(*images, outprefix=f"{folder}/xfm_", **options)
+    return {name: list(found[name]) for name in ("fwdtransforms", "invtransforms")}
+
+
+def _run_aside(folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Do the same in a process of its own, whose ANTs has one thread."""
+    script = (
+        "import json, sys; from pathlib import Path;"
+        f" from {__name__} import run_ants; folder, seed, options = json.loads(sys.argv[1]);"
+        " print(json.dumps(run_ants(Path(folder), seed, options)))"
+    )
+    asked = json.dumps([str(folder), seed, options])
+    command = [sys.executable, "-c", script, asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise RuntimeError((done.stderr.strip() or "no reason was given").splitlines()[-1])
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @contextmanager

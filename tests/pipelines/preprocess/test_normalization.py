@@ -450,6 +450,23 @@ def test_a_rigid_motion_is_found_and_nothing_is_left(blobs, tmp_path, monkeypatc
     assert tempfile.tempdir == str(temporary)
 
 
+def test_where_ants_was_used_before_registrations_run_aside(blobs, tmp_path, monkeypatch):
+    from neurostorm_app.pipelines.preprocess.anatomy import registration
+
+    volume, grid = blobs
+    moving = (np.roll(volume, 1, axis=1), grid)
+    monkeypatch.setattr(registration, "_is_first", lambda: False)
+    calls = []
+    monkeypatch.setattr(registration, "run_ants", lambda *_: calls.append(1))
+    one, two = (register_rigidly((volume, grid), moving, work_dir=tmp_path) for _ in range(2))
+    assert not calls
+    np.testing.assert_array_equal(one.matrix, two.matrix)
+    shift = one.matrix[:3, 3]
+    assert np.linalg.norm(shift) == pytest.approx(grid.zooms[1], abs=0.5)  # mm, one voxel
+    with pytest.raises(DataError, match="the registration of two images failed"):
+        register_syn((volume, grid), moving, work_dir=tmp_path, kind="NoSuchTransform")
+
+
 def test_a_registration_gives_the_same_numbers_twice(blobs, tmp_path):
     volume, grid = blobs
     moving = (np.roll(volume, 1, axis=1), grid)
