@@ -171,8 +171,8 @@ def run_ants(folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str, l
 
     # `random_seed` of ants.registration is ignored; this is not, and needs one thread.
     config.set_ants_deterministic(on=True, seed_value=seed)
-    images = [ants.image_read(str(folder / f"{name}.nii")) for name in ("fixed", "moving")]
-    found = ants.registration(*images, outprefix=f"{folder}/xfm_", **options)
+    fixed, moving = (ants.image_read(str(folder / f"{name}.nii")) for name in ("fixed", "moving"))
+    found = ants.registration(fixed, moving, outprefix=f"{folder}/xfm_", **options)
     return {name: list(found[name]) for name in ("fwdtransforms", "invtransforms")}
 
 
