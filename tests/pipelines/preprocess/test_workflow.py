@@ -396,9 +396,10 @@ def test_without_a_t1w_image_the_methods_say_so(runs, home, tmp_path):
     done = preprocess_participant([], runs[:1], work_dir=tmp_path, options=ONE, n_procs=1)
     assert done.anat is None
     assert "no T1-weighted image" in done.methods
-    name = runs[0].name
-    if name in done.bold:
-        assert f"to:{STD.name}" in done.bold[name]
-        assert "coreg_xfm" not in done.bold[name]
-    else:
-        assert "anatomy" not in done.failed[name].what
+    files = done.bold[runs[0].name]
+    assert f"to:{STD.name}" in files
+    assert BOLD_STD in files
+    assert "coreg_xfm" not in files
+    said = json.loads(files["qc"].read_text())["normalization"]
+    assert said["verdict"] != "pass"
+    assert "there is no T1w image" in said["reasons"][0]
