@@ -272,8 +272,9 @@ def _quality(measures: Mapping[str, Any]) -> Iterator[Reason]:
         if name not in _WEIGHED and measure["verdict"] in _WORDS:
             side = "below" if measure["low"] else "above"
             unit = f" {measure['unit']}" if measure["unit"] else ""
-            words = name.replace("_", " ")
-            text = f"{words[:1].upper()}{words[1:]} is {measure['value']:g}{unit}, {side} the limit"
+            words = measure.get("words", name.replace("_", " "))
+            value = f"{measure['value']:.3g}{unit}"
+            text = f"{words[:1].upper()}{words[1:]}: {value}, {side} the limit"
             limit = measure[measure["verdict"]]
             yield Reason(
                 level=_WORDS[measure["verdict"]], topic="Series", text=f"{text} of {limit:g}{unit}."

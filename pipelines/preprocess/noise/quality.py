@@ -211,7 +211,7 @@ def judge_run(
     -------
     dict
         ``verdict``: the worst of all; ``reasons``: words, worst first; ``measures``: name to
-        ``value``, ``unit``, ``look``, ``fail``, ``low``, ``source`` and ``verdict``
+        ``words``, ``value``, ``unit``, ``look``, ``fail``, ``low``, ``source`` and ``verdict``
         (JSON types). A ``fail`` says not to use the run; it stops nothing.
     """
     reasons: dict[str, list[str]] = {"fail": [], "look": []}
@@ -220,6 +220,7 @@ def judge_run(
         value = measures.get(name)
         verdict = limit.verdict(value)
         described[name] = {
+            "words": limit.words,
             "value": value,
             "unit": limit.unit,
             "look": limit.look,

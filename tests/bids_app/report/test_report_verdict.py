@@ -95,3 +95,21 @@ def test_meters_show_what_is_known_on_a_scale_from_good_to_bad():
     assert not meters["Coverage"].ascending
     assert meters["Coverage"].value == "96"
     assert meters["Mean motion (FD)"].at == pytest.approx(0.25)
+
+
+def test_measures_of_the_preprocessing_and_reasons_of_its_steps_are_told():
+    measure = {"words": "ghost-to-signal ratio", "value": 0.0724, "unit": "", "look": 0.05}
+    measure |= {"fail": 0.2, "low": False, "verdict": "look"}
+    weighed_here = measure | {"words": "mean framewise displacement"}
+    qc = {
+        "quality": {"measures": {"ghost_ratio": measure, "fd_mean": weighed_here}},
+        "coregistration": {"verdict": "fail", "reasons": ["the heads differ", "a mirror image"]},
+        "normalization": {"verdict": "pass", "reasons": []},
+    }
+    found = judge(Measures(**SOUND), qc=qc, contracts={})
+    told = [(r.level, r.topic, r.text) for r in found.reasons if r.level is not Level.GOOD]
+    assert told == [
+        (Level.BAD, "Coregistration", "The heads differ."),
+        (Level.BAD, "Coregistration", "A mirror image."),
+        (Level.CHECK, "Series", "Ghost-to-signal ratio: 0.0724, above the limit of 0.05."),
+    ]
