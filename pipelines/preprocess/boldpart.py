@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from neurostorm_app.errors import AppError
+from neurostorm_app.pipelines.image import open_image
 from neurostorm_app.pipelines.preprocess import methods
 from neurostorm_app.pipelines.preprocess.acquired.boldseries import bold_roles
+from neurostorm_app.pipelines.preprocess.acquired.slicetiming import read_slice_times
 from neurostorm_app.pipelines.preprocess.distortionplan import FIELDS
 from neurostorm_app.pipelines.preprocess.field.encoding import find_phase_axis
 from neurostorm_app.pipelines.preprocess.part import Part
@@ -75,12 +78,13 @@ def add_run(  # noqa: PLR0913
     inputs = dict(zip(bold_roles(len(echoes)), echoes, strict=True))
     if run.sbref is not None and "sbref" not in options.ignore:
         inputs["sbref"] = run.sbref.path
-    desc = methods.bold(run, options, plan, has_t1w=anat is not None)
+    timed = _has_slice_times(run, options)
+    desc = methods.bold(
+        run, options, plan, has_t1w=anat is not None, timed=timed, known=fit is not None
+    )
     part = Part(whole, name, desc=desc, inputs=inputs, given=fit)
     if anat is not None:
-        part.take(anat, **HEAD)
-        for role in anat.roles("to:"):
-            part.call(role, role, of=anat)
+        part.take(anat, HEAD | {role: role for role in anat.roles("to:")})
     loose = {"n_threads": n_threads, "device": options.device}
     bolds = bold_roles(len(echoes))
     _add_facts(part, run, options, plan)
@@ -112,6 +116,20 @@ def add_run(  # noqa: PLR0913
     _add_outputs(part, run, options, series=series, series_dir=series_dir, loose=loose)
     part.add_qc()
     return part
+
+
+def _has_slice_times(run: Run, options: Options) -> bool:
+    """Tell whether slices will be brought to one moment, for the methods paragraph."""
+    if "slicetiming" in options.ignore:
+        return False
+    try:
+        shape = open_image(run.bold).shape[:3]
+    except AppError:
+        return False  # the first step says what is wrong with the file
+    timing, _ = read_slice_times(
+        run.metadata, shape=shape, tr=run.tr, path=run.bold, reference=options.slice_time_ref
+    )
+    return timing is not None
 
 
 def _add_facts(part: Part, run: Run, options: Options, plan: Plan) -> None:
@@ -196,7 +214,8 @@ def _add_distortion(part: Part, plan: Plan, fieldmap: Part | None, *, seed: int)
     distorted = ("hmc_boldref", "hmc_mask")
     if plan.way == "map" and fieldmap is not None:
         roles = ("fieldmap", "fmap_reference", "fmap_mask", "fmap_coefficients")
-        part.take(fieldmap, **{role: role for role in roles})
+        part.take(fieldmap, {role: role for role in roles})
+        part.hear(fieldmap)
         part.add(
             "distortion",
             fieldsteps.place,

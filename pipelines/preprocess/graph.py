@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import nipype
 from niworkflows.engine.workflows import LiterateWorkflow
 
-from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.preprocess import methods
 from neurostorm_app.pipelines.preprocess.boldpart import add_run
 from neurostorm_app.pipelines.preprocess.distortionplan import Plan, plan_distortion
@@ -73,7 +72,7 @@ class ParticipantGraph:
         self._tell = StepLog({"anat": "anatomy"} | self._names)
         self._parts: dict[str, Part] = {}
         self._needs: dict[str, list[str]] = {}
-        self._fields: dict[str, str] = {}
+        self._fields: dict[tuple[Path, ...], str] = {}
         n_threads = max(1, n_procs // max(1, len(runs)))
         if anat is not None or t1w:
             self._parts["anat"] = self._anat_part(t1w, anat)
@@ -134,8 +133,8 @@ class ParticipantGraph:
         try:
             alone = {"status_callback": self._tell}
             self._whole.run(plugin=pool or "Linear", plugin_args=None if pool else alone)
-        except (RuntimeError, OSError, AppError, ValueError) as error:
-            # nipype raises one error for all; the nodes have told their own stories.
+        except Exception as error:  # noqa: BLE001  a node may raise anything, and fails its run alone
+            # nipype raises one error for all; `gather` tells each run its own.
             return (pool.death if pool is not None else None) or error
         finally:
             os.chdir(before)
@@ -145,7 +144,7 @@ class ParticipantGraph:
         """Make the part of the anatomy, of which some or all may be there."""
         given = self._options
         raw = {f"raw:{number + 1:02d}": path for number, path in enumerate(t1w)}
-        desc = methods.anatomy(given.templates)
+        desc = methods.anatomy(given.templates, known=anat is not None)
         part = Part(self._whole, "anat", desc=desc, inputs=raw, given=anat)
         part.add("prepare", anatsteps.prepare, needs=tuple(raw), gives=("t1w", "qc"), says="t1w")
         part.add("brain", anatsteps.brain, needs=("t1w",), gives=("mask", "qc"), says="brain")
@@ -189,9 +188,11 @@ class ParticipantGraph:
         if plan.fieldmap is None:
             return ""
         fieldmap: Fieldmap = plan.fieldmap
-        if fieldmap.name not in self._fields:
+        # Sessions may call different field maps by one name.
+        scans = tuple(scan.path for scan in fieldmap.scans)
+        if scans not in self._fields:
             name = f"fmap{len(self._fields):03d}"
-            files = {f"scan:{n + 1:02d}": scan.path for n, scan in enumerate(fieldmap.scans)}
+            files = {f"scan:{n + 1:02d}": path for n, path in enumerate(scans)}
             part = Part(self._whole, name, inputs=files, desc=methods.fieldmap(fieldmap.kind))
             part.add(
                 "estimate",
@@ -205,10 +206,11 @@ class ParticipantGraph:
                     "fallback_readout": self._options.fallback_total_readout_time,
                     "seed": self._options.seed,
                 },
+                says="fieldmap",
             )
             self._parts[name] = part
-            self._fields[fieldmap.name] = name
-        return self._fields[fieldmap.name]
+            self._fields[scans] = name
+        return self._fields[scans]
 
 
 def apply_settings(work_dir: Path) -> None:

@@ -21,8 +21,10 @@ KINDS = {
 }
 
 
-def anatomy(templates: Sequence[str]) -> str:
-    """Say what was done with the T1w images."""
+def anatomy(templates: Sequence[str], *, known: bool) -> str:
+    """Say what was done with the T1w images, or which templates were added to what is known."""
+    if known:
+        return f"The anatomical images were brought to {' and '.join(templates)} too. "
     return (
         "T1-weighted images were corrected for intensity non-uniformity (N4, SimpleITK),"
         f" skull-stripped (deepbet), registered to {' and '.join(templates)} (affine and SyN, ANTs)"
@@ -35,8 +37,29 @@ def fieldmap(kind: str) -> str:
     return f"The unevenness of the magnetic field was estimated from {KINDS[kind]}. "
 
 
-def bold(run: Run, options: Options, plan: Plan, *, has_t1w: bool) -> str:
-    """Say what was done with a run."""
+def bold(run: Run, options: Options, plan: Plan, *, has_t1w: bool, timed: bool, known: bool) -> str:
+    """Say what was done with a run.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    options : Options
+        Of the call.
+    plan : Plan
+        How its distortion is corrected.
+    has_t1w : bool
+        Whether it was registered to a T1w image.
+    timed : bool
+        Whether its slices are brought to one moment.
+    known : bool
+        Whether its estimates were there before.
+    """
+    rest = [_timing(options) if timed else "Slice timing was not corrected.", _distortion(plan)]
+    full = [_confounds(options), _interpolation(run, options)] if options.level == "full" else []
+    if known:
+        taken = "Estimates of head motion and of registrations were taken as they were."
+        return " ".join([taken, *rest, *full]) + " "
     single = run.sbref is not None and "sbref" not in options.ignore
     source = "the single-band reference" if single else "the median of realigned volumes"
     motion = (
@@ -44,20 +67,10 @@ def bold(run: Run, options: Options, plan: Plan, *, has_t1w: bool) -> str:
         " Gauss-Newton minimisation of robustly weighted squared differences (rigid, several"
         " levels of smoothing)."
     )
-    parts = [
-        motion,
-        _timing(run, options),
-        _distortion(plan),
-        _place(options, has_t1w=has_t1w),
-    ]
-    if options.level == "full":
-        parts += [_confounds(options), _interpolation(run, options)]
-    return " ".join(part for part in parts if part) + " "
+    return " ".join([motion, *rest, _place(options, has_t1w=has_t1w), *full]) + " "
 
 
-def _timing(run: Run, options: Options) -> str:
-    if "slicetiming" in options.ignore or not run.metadata.get("SliceTiming"):
-        return "Slice timing was not corrected."
+def _timing(options: Options) -> str:
     return (
         "Slices were brought to one moment of the volume by interpolation in time, before any"
         f" in space (at {options.slice_time_ref:g} between the first and the last slice)."

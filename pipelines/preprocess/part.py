@@ -59,8 +59,8 @@ class Part:
         known = dict.fromkeys((*self._files, *self._makers))
         return [role for role in known if role.startswith(start)]
 
-    def take(self, other: Part, **roles: str) -> None:
-        """Let nodes of this part use results of another one, under names of its own."""
+    def take(self, other: Part, roles: Mapping[str, str]) -> None:
+        """Let nodes of this part use results of another one: our names of them to theirs."""
         for ours, theirs in roles.items():
             self.call(ours, theirs, of=other)
 
@@ -121,18 +121,24 @@ class Part:
             self._makers[f"{SAID}{says}"] = (self, name, "qc")
             self._judged.append(f"{SAID}{says}")
 
+    def hear(self, other: Part) -> None:
+        """Let what the nodes of another part said count here."""
+        for said in other._judged:
+            self._makers[said] = other._makers[said]
+            self._judged.append(said)
+
     def add_judgement(self, name: str, function: Callable[..., Mapping[str, Any]]) -> None:
         """Add a node that judges the ``measures`` and what all others said so far."""
         said = tuple(self._judged)
         self.add(name, function, links=("measures", *said), gives=("qc",), says=name)
 
-    def add_qc(self, function: Callable[..., Mapping[str, Any]] = write_qc) -> None:
+    def add_qc(self) -> None:
         """Add the node that writes what all others said about their work."""
         needs: tuple[str, ...] = ()
         if "qc" in self._files:
             self._files["qc_before"] = self._files["qc"]
             needs = ("qc_before",)
-        self.add("qc", function, needs=needs, links=tuple(self._judged), gives=("qc",))
+        self.add("qc", write_qc, needs=needs, links=tuple(self._judged), gives=("qc",))
 
     def _connect(self, node: Any, role: str) -> None:
         """Give a node's input its file, or tell where it will come from."""

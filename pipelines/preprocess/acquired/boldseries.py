@@ -104,8 +104,8 @@ class AcquiredSeries:
         Parameters
         ----------
         files : mapping
-            ``bold:1`` and further echoes, ``hmc_boldref``, ``hmc_xfm``, and where there are,
-            ``field`` and ``echo_weights``.
+            ``bold:1`` and further echoes in their order, ``hmc_boldref``, ``hmc_xfm``, and where
+            there are, ``field`` and ``echo_weights``.
         facts : mapping
             What the reference step found: ``timing``, ``n_skipped``, ``echo_times``, ``phase``,
             ``readout`` and ``jacobian``.
@@ -119,7 +119,7 @@ class AcquiredSeries:
         _, source = read_volume(files["hmc_boldref"])
         timing = facts["timing"]
         return cls(
-            echoes=tuple(path for role, path in sorted(files.items()) if role.startswith("bold:")),
+            echoes=tuple(path for role, path in files.items() if role.startswith("bold:")),
             source=source,
             motion=read_itk_affines(files["hmc_xfm"]),
             timing=timing and SliceTimes(**{**timing, "times": np.asarray(timing["times"])}),

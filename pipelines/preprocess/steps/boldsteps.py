@@ -97,12 +97,15 @@ def facts(  # noqa: PLR0913
     """
     bold = files["bold:1"]
     n_volumes = check_series(bold, tr)
-    shape = open_image(bold).shape
-    for other in files.values():
-        if open_image(other).shape != shape:
+    image = open_image(bold)
+    grid, shape = Grid.of(image, bold), image.shape
+    for path in files.values():
+        echo = open_image(path)
+        if echo.shape != shape or Grid.of(echo, path) != grid:
             raise DataError(
-                f"{other}: an echo of shape {open_image(other).shape}; {bold.name} has {shape}",
-                fix="leave the run out, or repair the conversion: echoes of a run have one shape",
+                f"{path}: an echo of shape {echo.shape}, or of another place, than {bold.name},"
+                f" which has {shape}",
+                fix="leave the run out, or repair the conversion: echoes of a run have one grid",
             )
     survey = survey_series(bold)
     detected = count_nonsteady(survey.means)
@@ -124,7 +127,7 @@ def facts(  # noqa: PLR0913
     head = None
     if survey.head is not None:
         head = folder / "finite.nii.gz"
-        write_volume(head, survey.head, grid=Grid.of(open_image(bold), bold), dtype=np.uint8)
+        write_volume(head, survey.head, grid=grid, dtype=np.uint8)
     settled = {
         "n_skipped": skipped,
         "timing": timing and _as_dict(timing),

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
+    from neurostorm_app.pipelines.grid import Grid
     from neurostorm_app.pipelines.preprocess.placing.coregistration import Init
 
 __all__ = ["coregistration", "straight_to_template"]
@@ -53,9 +56,7 @@ def coregistration(
     dict
         Paths ``coreg_boldref``, ``mask`` and ``coreg_xfm``, and ``qc``.
     """
-    volume, grid = read_volume(files["boldref"])
-    brain = read_volume(files["boldref_mask"])[0] > 0
-    even, _ = correct_bias(volume, grid, mask=rough_head(volume))
+    even, brain, grid = _read_reference(files)
     t1w, t1w_grid = read_volume(files["t1w"])
     head = Anatomy(
         t1w=t1w,
@@ -92,6 +93,15 @@ def coregistration(
     return {**paths, "qc": qc}
 
 
+def _read_reference(
+    files: Mapping[str, Path],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], Grid]:
+    """Read the BOLD reference without its bias field, the brain in it, and their grid."""
+    volume, grid = read_volume(files["boldref"])
+    even, _ = correct_bias(volume, grid, mask=rough_head(volume))
+    return even, read_volume(files["boldref_mask"])[0] > 0, grid
+
+
 def straight_to_template(
     files: Mapping[str, Path], *, folder: Path, spaces: Sequence[str], seed: int
 ) -> dict[str, Any]:
@@ -114,9 +124,7 @@ def straight_to_template(
         Paths ``coreg_boldref``, ``mask``, ``to:`` and ``from:`` each template, the template's
         ``gm``, ``wm`` and ``csf`` on the grid of the reference, and ``qc``.
     """
-    volume, grid = read_volume(files["boldref"])
-    brain = read_volume(files["boldref_mask"])[0] > 0
-    even, _ = correct_bias(volume, grid, mask=rough_head(volume))
+    even, brain, grid = _read_reference(files)
     paths = {
         "coreg_boldref": folder / "desc-coreg_boldref.nii.gz",
         "mask": folder / "desc-brain_mask.nii.gz",

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -22,7 +23,7 @@ from neurostorm_app.pipelines.image import open_image, write_volume
 from neurostorm_app.pipelines.itk import read_itk_affines, write_itk_composite
 from neurostorm_app.pipelines.preprocess.outcome import gather
 from neurostorm_app.pipelines.preprocess.workflow import Options, preprocess_participant
-from neurostorm_app.pipelines.stage import OutputSpace, Run
+from neurostorm_app.pipelines.stage import Fieldmap, OutputSpace, Run, Scan
 from neurostorm_app.pipelines.xfm import Affine
 
 T1W = Grid((74, 88, 70), from_matvec(np.diag([2.0, 2, 2]), [-74, -100, -60]))
@@ -403,3 +404,79 @@ def test_without_a_t1w_image_the_methods_say_so(runs, home, tmp_path):
     said = json.loads(files["qc"].read_text())["normalization"]
     assert said["verdict"] != "pass"
     assert "there is no T1w image" in said["reasons"][0]
+
+
+def test_what_nobody_foresaw_in_one_run_leaves_the_others_alone(
+    monkeypatch, runs, anat, home, tmp_path
+):
+    from neurostorm_app.pipelines.preprocess.steps import boldsteps
+
+    facts = boldsteps.facts
+
+    def stumble(files, *, name, **given):
+        if name == "sub-01_task-other":
+            raise KeyError("a defect")
+        return facts(files, name=name, **given)
+
+    monkeypatch.setattr(boldsteps, "facts", stumble)
+    two = [replace(runs[0], name="sub-01_task-other"), runs[0]]
+    options = Options(spaces=(STD,), level="minimal")
+    done = preprocess_participant([], two, work_dir=tmp_path, options=options, n_procs=1, anat=anat)
+    assert list(done.bold) == [runs[0].name]
+    error = done.failed["sub-01_task-other"]
+    assert type(error) is AppError
+    assert "a step that nobody foresaw: 'a defect'" in error.what
+
+
+def test_echoes_that_lie_elsewhere_are_refused(runs, anat, home, tmp_path):
+    image = nib.load(runs[0].bold)
+    moved = from_matvec(np.eye(3), [5.0, 0, 0]) @ image.affine
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), moved), tmp_path / "echo2.nii.gz")
+    paths = (runs[0].bold, tmp_path / "echo2.nii.gz")
+    echoes = tuple(
+        Scan(path=path, metadata={"EchoTime": 0.01 * n}) for n, path in enumerate(paths, start=1)
+    )
+    run = replace(runs[0], echoes=echoes)
+    error = preprocess_participant(
+        [], [run], work_dir=tmp_path / "work", options=ONE, n_procs=1, anat=anat
+    ).failed[run.name]
+    assert "echo2.nii.gz: an echo of shape" in error.what
+
+
+def test_a_field_map_goes_through_the_graph_and_is_taken_up_again(runs, anat, home, tmp_path):
+    """A field of one strength everywhere moves the head as a whole; nothing else may change."""
+    volume = np.asarray(nib.load(runs[0].bold).dataobj)[..., 0]
+    write_volume(tmp_path / "hertz.nii.gz", np.full(BOLD.shape, 20.0), grid=BOLD)
+    write_volume(tmp_path / "magnitude.nii.gz", volume, grid=BOLD)
+    scans = (
+        Scan(path=tmp_path / "hertz.nii.gz", metadata={"Units": "Hz"}),
+        Scan(path=tmp_path / "magnitude.nii.gz"),
+    )
+    run = replace(
+        runs[0],
+        metadata={"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.03},
+        fieldmap=Fieldmap(name="direct", kind="direct", scans=scans),
+    )
+
+    def ask(folder, **more):
+        done = preprocess_participant(
+            [], [run], work_dir=tmp_path / folder, options=ONE, n_procs=1, anat=anat, **more
+        )
+        assert not done.failed, done.failed
+        return done, done.bold[run.name]
+
+    done, files = ask("one")
+    field = open_image(files["field"]).get_fdata()[open_image(files["mask"]).get_fdata() > 0]
+    assert np.median(field) == pytest.approx(20, abs=1)  # Hz
+    said = json.loads(files["qc"].read_text())
+    assert {"fieldmap", "distortion"} <= set(said)
+    assert said["distortion"]["jacobian"] is False  # of a map that was measured
+    assert "map" in done.methods
+    fit = {role: files[role] for role in (*FIT, "fmap_xfm", "fieldmap", "fmap_reference")}
+    for known in (fit | {"field": files["field"]}, fit):
+        again, made = ask(f"again{len(known)}", fits={run.name: known})
+        assert "taken as they were" in again.methods
+        one, two = (
+            open_image(path[BOLD_STD]).get_fdata(dtype=np.float32) for path in (files, made)
+        )
+        np.testing.assert_allclose(two, one, atol=0.02)  # of 900; the field is written as float32
