@@ -11,7 +11,7 @@ from neurostorm_app.pipelines.preprocess.head.reference import rough_head
 from neurostorm_app.pipelines.resample import resample_volume
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -25,6 +25,7 @@ __all__ = [
     "folded_share",
     "judged",
     "pair_correlation",
+    "ruled",
     "seen_share",
     "shift_range",
 ]
@@ -79,22 +80,34 @@ def shift_range(shift: NDArray[np.floating], mask: NDArray[np.bool_], axis: int)
     }
 
 
-def judged(qc: dict[str, Any]) -> dict[str, Any]:
-    """Add a verdict: ``ok``, or the reason for a look."""
-    verdict = "ok"
-    if qc.get("covered_share", 1.0) < COVERED:
-        verdict = (
-            f"look: the field map shows {qc['covered_share']} of the brain; elsewhere the field is"
-            " a guess"
-        )
-    elif qc["alike_after"] < qc["alike_before"] - 0.002:
-        verdict = (
-            f"look: the BOLD reference is less like the field map's after correction"
-            f" ({qc['alike_after']}) than before ({qc['alike_before']})"
+def judged(qc: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what is to be thought of a field on the grid of a BOLD reference; see `ruled`."""
+    covered, before, after = qc.get("covered_share", 1.0), qc["alike_before"], qc["alike_after"]
+    look = ""
+    if covered < COVERED:
+        look = f"the field map shows {covered} of the brain; elsewhere the field is a guess"
+    elif after < before - 0.002:
+        look = (
+            f"the BOLD reference is less like the field map's after correction ({after}) than"
+            f" before ({before})"
         )
     elif qc["folded_share"] > 0.01:
-        verdict = f"look: {qc['folded_share']} of the brain lies on top of other parts of it"
-    return {**qc, "verdict": verdict}
+        look = f"{qc['folded_share']} of the brain lies on top of other parts of it"
+    return ruled(qc, look=look)
+
+
+def ruled(qc: Mapping[str, Any], *, fail: str = "", look: str = "") -> dict[str, Any]:
+    """Add ``verdict`` (``pass``, ``look`` or ``fail``) and ``reasons`` to what was measured.
+
+    Parameters
+    ----------
+    qc : mapping
+        What was measured.
+    fail, look : str
+        Why the field cannot be used, or is to be looked at; empty if there is no reason.
+    """
+    verdict = "fail" if fail else "look" if look else "pass"
+    return {**qc, "verdict": verdict, "reasons": [reason for reason in (fail, look) if reason]}
 
 
 def pair_correlation(

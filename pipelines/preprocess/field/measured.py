@@ -12,6 +12,7 @@ from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.image import read_volume
 from neurostorm_app.pipelines.preprocess.anatomy.anatomical import correct_bias
 from neurostorm_app.pipelines.preprocess.field.encoding import echo_spacing
+from neurostorm_app.pipelines.preprocess.field.fieldjudge import ruled
 from neurostorm_app.pipelines.preprocess.field.fieldmaps import (
     TURN,
     despike,
@@ -116,10 +117,9 @@ def measure_field(
         "demeaned": demean,
         "spikes_share": round(float(spikes), 4),
         "misfit_hz": round(float(np.median(misfit)), 3),
-        "verdict": "ok"
-        if spikes < MANY_SPIKES
-        else f"look: {spikes:.2f} of the field map's voxels are unlike their neighbours",
     }
+    noisy = f"{spikes:.2f} of the field map's voxels are unlike their neighbours"
+    qc = ruled(qc, look=noisy if spikes >= MANY_SPIKES else "")
     logger.info("measured field: %s", qc)
     found = MeasuredField(coefficients=coefficients, knots=knots, reference=even, mask=mask, qc=qc)
     return found, grid

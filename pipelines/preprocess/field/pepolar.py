@@ -22,6 +22,7 @@ from neurostorm_app.pipelines.preprocess.field.fieldfit import LEVELS, Problem, 
 from neurostorm_app.pipelines.preprocess.field.fieldjudge import (
     folded_share,
     pair_correlation,
+    ruled,
     seen_share,
 )
 from neurostorm_app.pipelines.preprocess.field.splinefield import Basis
@@ -163,7 +164,7 @@ def _finish(
         "seen_share": seen_share(images),
         "folded_share": folded_share(images, field, mask),
     }
-    qc["verdict"] = _verdict(qc)
+    qc = _judge(qc)
     logger.info("field from EPIs of opposite phase: %s", qc)
     return PepolarField(
         coefficients=coefficients, knots=knots, reference=reference, mask=mask, qc=qc
@@ -228,16 +229,17 @@ def _moved(matrix: NDArray[np.float64], grid: Grid) -> float:
     return rms_displacement(matrix, np.eye(4), centre=centre)
 
 
-def _verdict(qc: dict[str, Any]) -> str:
+def _judge(qc: dict[str, Any]) -> dict[str, Any]:
+    fail = look = ""
     if qc["alike_after"] < qc["alike_before"] - 0.005:
-        return (
-            f"fail: the scans are less alike after correction ({qc['alike_after']}) than before"
+        fail = (
+            f"the scans are less alike after correction ({qc['alike_after']}) than before"
             f" ({qc['alike_before']})"
         )
-    if qc["seen_share"] < SEEN:
-        return f"look: the head in one scan is {qc['seen_share']} as large as in another"
-    if qc["alike_after"] < ALIKE:
-        return f"look: after correction the scans correlate by {qc['alike_after']} only"
-    if max(qc["motion_mm"]) > MOST_MOVED:
-        return f"look: the head moved by {max(qc['motion_mm'])} mm between the scans"
-    return "ok"
+    elif qc["seen_share"] < SEEN:
+        look = f"the head in one scan is {qc['seen_share']} as large as in another"
+    elif qc["alike_after"] < ALIKE:
+        look = f"after correction the scans correlate by {qc['alike_after']} only"
+    elif max(qc["motion_mm"]) > MOST_MOVED:
+        look = f"the head moved by {max(qc['motion_mm'])} mm between the scans"
+    return ruled(qc, fail=fail, look=look)

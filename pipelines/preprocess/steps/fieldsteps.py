@@ -46,7 +46,7 @@ def field(  # noqa: PLR0913
         "fmap_reference": made["reference"],
         "fmap_mask": made["mask"],
         "fmap_coefficients": made["coefficients"],
-        "qc": _judged(made["qc"], name),
+        "qc": dict(_usable(made["qc"], name)),
     }
 
 
@@ -119,26 +119,21 @@ def _named(made: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
         "field": made["field"],
         "sdc_boldref": made["boldref"],
         "sdc_mask": made["mask"],
-        "qc": {**_judged(made["qc"]), **{key: facts[key] for key in ("jacobian", "readout")}},
+        "qc": {**_usable(made["qc"]), **{key: facts[key] for key in ("jacobian", "readout")}},
     }
 
 
-def _judged(qc: Mapping[str, Any], name: str = "the anatomy") -> dict[str, Any]:
-    """Part the verdict from its reasons; a field that fails is not used.
+def _usable(qc: Mapping[str, Any], name: str = "the anatomy") -> Mapping[str, Any]:
+    """Give what was measured of a field; one that fails is not used.
 
     Raises
     ------
     DataError
         If the verdict is ``fail``.
     """
-    verdict, _, reason = qc["verdict"].partition(": ")
-    if verdict == "fail":
+    if qc["verdict"] == "fail":
         raise DataError(
-            f"the field from {name} cannot be used: {reason}",
+            f"the field from {name} cannot be used: {' and '.join(qc['reasons'])}",
             fix="repair or leave out the field map; --ignore fieldmaps leaves the distortion",
         )
-    return {
-        **qc,
-        "verdict": "pass" if verdict == "ok" else verdict,
-        "reasons": [reason] * bool(reason),
-    }
+    return qc

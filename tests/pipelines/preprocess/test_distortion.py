@@ -128,7 +128,7 @@ def test_each_kind_of_field_map_gives_the_field(kind, tmp_path, rng):
     assert grid == GRE
     brain = tissues_at(GRE.world())[3] > 0.5
     assert error_of(field, hertz_at(GRE.world()), brain) < 0.1  # voxels
-    assert found["qc"]["verdict"] == "ok"
+    assert found["qc"]["verdict"] == "pass"
     assert found["qc"]["kind"] == kind
     assert {"fieldmap", "reference", "mask", "coefficients"} <= set(found)
 
@@ -160,7 +160,7 @@ def test_a_field_map_finds_its_place_and_corrects(epi, tmp_path, rng):
     raw = np.abs(read_volume(epi["boldref"])[0] - truth)[brain].mean()
     assert np.abs(read_volume(placed["boldref"])[0] - truth)[brain].mean() < 0.6 * raw
     qc = placed["qc"]
-    assert qc["verdict"] == "ok"
+    assert qc["verdict"] == "pass"
     assert qc["placed_by"] == "registration"
     assert qc["alike_after"] > qc["alike_before"]
     (matrix,) = read_itk_affines(placed["fmap_xfm"])
@@ -187,19 +187,19 @@ def test_a_field_map_that_shows_half_the_brain_asks_for_a_look_or_is_refused(epi
         else:
             qc = place_field(cut, **options)["qc"]
             assert qc["covered_share"] < 0.95
-            assert "of the brain; elsewhere the field is a guess" in qc["verdict"]
+            assert "of the brain; elsewhere the field is a guess" in qc["reasons"][0]
 
 
 def test_a_correction_that_makes_worse_or_folds_asks_for_a_look():
     brain = np.ones((5, 9, 4), dtype=bool)
     flat = shift_range(np.zeros(brain.shape), brain, 1)
-    assert judged({**flat, "alike_before": 1.2, "alike_after": 1.25})["verdict"] == "ok"
-    worse = judged({**flat, "alike_before": 1.2, "alike_after": 1.1})["verdict"]
+    assert judged({**flat, "alike_before": 1.2, "alike_after": 1.25})["verdict"] == "pass"
+    worse = judged({**flat, "alike_before": 1.2, "alike_after": 1.1})["reasons"][0]
     assert "less like the field map's after correction" in worse
     steep = -1.5 * np.arange(9.0)[:, None] * np.ones(brain.shape)
     folded = shift_range(steep, brain, 1)
     assert folded["folded_share"] == 1.0
-    verdict = judged({**folded, "alike_before": 1.2, "alike_after": 1.25})["verdict"]
+    verdict = judged({**folded, "alike_before": 1.2, "alike_after": 1.25})["reasons"][0]
     assert "lies on top of other parts" in verdict
 
 
