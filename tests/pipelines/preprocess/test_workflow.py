@@ -411,21 +411,23 @@ def test_what_nobody_foresaw_in_one_run_leaves_the_others_alone(
 ):
     from neurostorm_app.pipelines.preprocess.steps import boldsteps
 
-    facts = boldsteps.facts
+    check = boldsteps.check_series
 
-    def stumble(files, *, name, **given):
-        if name == "sub-01_task-other":
+    def stumble(path, tr):
+        if path.name == "other.nii.gz":
             raise KeyError("a defect")
-        return facts(files, name=name, **given)
+        return check(path, tr)
 
-    monkeypatch.setattr(boldsteps, "facts", stumble)
-    two = [replace(runs[0], name="sub-01_task-other"), runs[0]]
+    monkeypatch.setattr(boldsteps, "check_series", stumble)
+    other = tmp_path / "other.nii.gz"
+    other.symlink_to(runs[0].bold)
+    two = [replace(runs[0], name="sub-01_task-other", bold=other), runs[0]]
     options = Options(spaces=(STD,), level="minimal")
     done = preprocess_participant([], two, work_dir=tmp_path, options=options, n_procs=1, anat=anat)
     assert list(done.bold) == [runs[0].name]
     error = done.failed["sub-01_task-other"]
     assert type(error) is AppError
-    assert "a step that nobody foresaw: 'a defect'" in error.what
+    assert "KeyError: 'a defect'" in error.what
 
 
 def test_echoes_that_lie_elsewhere_are_refused(runs, anat, home, tmp_path):
@@ -472,11 +474,12 @@ def test_a_field_map_goes_through_the_graph_and_is_taken_up_again(runs, anat, ho
     assert {"fieldmap", "distortion"} <= set(said)
     assert said["distortion"]["jacobian"] is False  # of a map that was measured
     assert "map" in done.methods
-    fit = {role: files[role] for role in (*FIT, "fmap_xfm", "fieldmap", "fmap_reference")}
-    for known in (fit | {"field": files["field"]}, fit):
-        again, made = ask(f"again{len(known)}", fits={run.name: known})
+    fit = {role: files[role] for role in (*FIT, "fmap_xfm", "fmap_reference")}
+    # Between the knots and beyond the edge, the image of a field is not quite its splines.
+    for role, difference in (("field", 0), ("fmap_coefficients", 0.02), ("fieldmap", 5)):
+        again, made = ask(f"again-{role}", fits={run.name: fit | {role: files[role]}})
         assert "taken as they were" in again.methods
         one, two = (
             open_image(path[BOLD_STD]).get_fdata(dtype=np.float32) for path in (files, made)
         )
-        np.testing.assert_allclose(two, one, atol=0.02)  # of 900; the field is written as float32
+        assert np.percentile(np.abs(two - one), 99) <= difference  # of 900
