@@ -17,10 +17,12 @@ import torch
 from torch import nn
 
 from neurostorm_app.errors import ContractError, WrongWeightsError
+from neurostorm_app.models.blocks import Block
 from neurostorm_app.models.masking import MaskScheme
 from neurostorm_app.models.neurostorm import NeuroStorm, Stage, build_blocks
 from neurostorm_app.models.neurostorm_files import Config, migrate
 from neurostorm_app.models.patches import PatchExpanding
+from neurostorm_app.models.redundancy_dropout import RedundancyDropout
 from neurostorm_app.models.weights import load_strictly
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from neurostorm_app.models.redundancy_dropout import Redundancy
     from neurostorm_app.models.weights import Checkpoint
 
 __all__ = ["NeuroStormMae", "Reconstruction", "build"]
@@ -69,6 +72,11 @@ class NeuroStormMae(NeuroStorm):
     atlas : bool
         Hold a region for each place, for atlas masks.
 
+    Attributes
+    ----------
+    redundancy : RedundancyDropout or None
+        What `drop_redundancy` switched on.
+
     Raises
     ------
     WrongWeightsError
@@ -96,6 +104,23 @@ class NeuroStormMae(NeuroStorm):
         self.layers_up = nn.ModuleList(_decoder_stage(config, i) for i in (2, 1, 0))
         self.norm_up = nn.LayerNorm(width)
         self.decoder_pred = nn.Linear(width, self.patch_embed.fc.in_features)
+        self.redundancy: RedundancyDropout | None = None
+
+    def drop_redundancy(self, settings: Redundancy | None, *, seed: int = 0) -> None:
+        """Switch redundancy dropout of the encoder on or off; in evaluation mode it never acts.
+
+        Parameters
+        ----------
+        settings : Redundancy or None
+            Which, and how much; None for none.
+        seed : int
+            Of the training.
+        """
+        self.redundancy = None if settings is None else RedundancyDropout(settings, seed=seed)
+        for stage in self.layers:
+            for block in stage.get_submodule("blocks").children():
+                if isinstance(block, Block):
+                    block.redundancy = self.redundancy
 
     def draw_mask(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
         """Choose what to hide of windows, by the scheme and ratio of the configuration.

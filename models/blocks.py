@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from neurostorm_app.models.redundancy_dropout import RedundancyDropout
+
 __all__ = [
     "Block",
     "Mamba",
@@ -115,6 +117,7 @@ def reverse_windows(windows: Tensor, window: Size, grid: Sequence[int]) -> Tenso
 class _Order(NamedTuple):
     """Where the tokens of windows lie on a map, both counted in C order."""
 
+    window: Size
     places: Tensor  # (windows, tokens), of a map; -1 is a pad
     inverse: Tensor  # (places,), of the windows
     padded: bool
@@ -132,7 +135,7 @@ def _window_order(grid: Size, window: Size, shift: Size, device: torch.device) -
     tokens = torch.arange(windows.numel()).reshape(windows.shape)
     back = torch.roll(reverse_windows(tokens, window, padded.shape[1:5]), shift, dims=(1, 2, 3, 4))
     inverse = back[padded >= 0]
-    return _Order(windows[..., 0].to(device), inverse.to(device), any(missing))
+    return _Order(window, windows[..., 0].to(device), inverse.to(device), any(missing))
 
 
 class Mamba(nn.Module):
@@ -211,6 +214,11 @@ class Block(nn.Module):
         Shift the windows by half of their length.
     prompt_len : int
         Learned tokens before each window's own; 0 for none.
+
+    Attributes
+    ----------
+    redundancy : RedundancyDropout or None
+        What acts on mixed tokens in training mode; by default nothing does.
     """
 
     def __init__(self, width: int, window: Size, *, shifted: bool, prompt_len: int = 0) -> None:
@@ -221,6 +229,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = _Mlp(width)
         self.prompt = nn.Parameter(torch.zeros(1, prompt_len, width)) if prompt_len else None
+        self.redundancy: RedundancyDropout | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, X, Y, Z, T, C) to the same shape."""
@@ -229,14 +238,15 @@ class Block(nn.Module):
         order = _window_order((i, j, k, t), window, shift, x.device)
         tokens = x.flatten(1, 4)
         engine = self.mamba.engine or scan_engine(x.device)
-        parts = engine == "numba" and pays(x)
+        drops = self.training and self.redundancy is not None  # draws have an order
+        parts = engine == "numba" and pays(x) and not drops
         mixed = self._in_parts(tokens, order) if parts else self._at_once(tokens, order)
         return mixed.reshape(x.shape)
 
     def _at_once(self, tokens: Tensor, order: _Order) -> Tensor:
         gathered = tokens.index_select(1, order.places.flatten().clamp(min=0))
         windows = gathered.view(-1, *order.places.shape, tokens.shape[2])
-        mixed = self._transform(windows, order.places < 0 if order.padded else None)
+        mixed = self._transform(windows, order.places, order)
         return mixed.flatten(1, 2).index_select(1, order.inverse)
 
     def _in_parts(self, tokens: Tensor, order: _Order) -> Tensor:
@@ -248,19 +258,22 @@ class Block(nn.Module):
             item, places = part
             gathered = tokens[item].index_select(0, places.flatten().clamp(min=0))
             windows = gathered.view(1, *places.shape, -1)
-            mixed = self._transform(windows, places < 0 if order.padded else None).flatten(0, 2)
+            mixed = self._transform(windows, places, order).flatten(0, 2)
             real = places.flatten() >= 0 if order.padded else slice(None)
             out[item].index_copy_(0, places.flatten()[real], mixed[real])
 
         run_parts(work, [(item, group) for item in range(len(tokens)) for group in groups])
         return out
 
-    def _transform(self, windows: Tensor, pads: Tensor | None) -> Tensor:
-        """Map (B, windows, tokens, C) to the same shape; pads is True where there is no token."""
+    def _transform(self, windows: Tensor, places: Tensor, order: _Order) -> Tensor:
+        """Map (B, windows, tokens, C) to the same shape; places are those of the tokens."""
         h = self.norm1(windows)
-        if pads is not None:  # zeros after the norm: a pad is exactly zero
-            h = h.masked_fill(pads[..., None], 0)
-        x = windows + self._mix_tokens(h.flatten(0, 1)).view(windows.shape)
+        if order.padded:  # zeros after the norm: a pad is exactly zero
+            h = h.masked_fill((places < 0)[..., None], 0)
+        h = self._mix_tokens(h.flatten(0, 1))
+        if self.training and self.redundancy is not None:
+            h = self.redundancy(h, order.window)
+        x = windows + h.view(windows.shape)
         mixed: Tensor = x + self.mlp(self.norm2(x))
         return mixed
 

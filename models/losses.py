@@ -3,20 +3,87 @@
 References
 ----------
 Chen et al., "SimCLR", arXiv 2002.05709, equation 1 (NT-Xent); Dave et al., "TCLR",
-arXiv 2101.07974, section 3.3 (local and global).
+arXiv 2101.07974, section 3.3 (local and global); Kim et al., "SwiFT", arXiv 2307.05916 (which
+views are compared).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch.nn import functional as fn
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from neurostorm_app.errors import UsageError
 
-__all__ = ["local_global_loss", "nt_xent"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+    from neurostorm_app.models.neurostorm import NeuroStorm
+
+__all__ = ["Contrast", "contrastive_loss", "local_global_loss", "nt_xent"]
+
+Contrast = Literal["windows", "augmentations"]
+
+
+def contrastive_loss(
+    model: NeuroStorm,
+    head: nn.Module,
+    first: Tensor,
+    second: Tensor,
+    *,
+    kind: Contrast = "windows",
+    augment: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Compare windows of participants as SwiFT does, at the temperature of upstream, 0.1.
+
+    Parameters
+    ----------
+    model : NeuroStorm
+        Windows to feature maps.
+    head : Module
+        Feature maps to vectors, such as an `EmbeddingHead`.
+    first, second : Tensor, shape (B, C, X, Y, Z, T)
+        Two windows of each of B participants, none of them twice in a batch.
+    kind : str
+        ``windows``, upstream's type 1, tells the other window of a participant from those of
+        others. ``augmentations``, type 2, tells another augmentation of the same window from
+        windows of others, among the first and among the second; the mean of both.
+    augment : callable, optional
+        Makes another view of windows each time, such as `augment_windows`. Without, the type
+        ``windows`` compares them as they are.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Cross-entropy, mean over all views; nats.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to tell apart, or no augmentation for its kind.
+    """
+    if len(first) < 2:
+        raise UsageError(
+            f"a contrastive loss got windows of {len(first)} participants; it tells them apart",
+            fix="give batches of two participants or more",
+        )
+    if kind == "augmentations" and augment is None:
+        raise UsageError(
+            "two augmentations of a window are compared, and no augmentation was given",
+            fix="give augment=, such as augment_windows, or kind='windows'",
+        )
+
+    def view(x: Tensor) -> Tensor:
+        """Look at windows once."""
+        vectors: Tensor = head(model.features(x if augment is None else augment(x)))
+        return vectors
+
+    if kind == "windows":
+        return nt_xent(view(first), view(second))
+    return (nt_xent(view(first), view(first)) + nt_xent(view(second), view(second))) / 2
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> Tensor:

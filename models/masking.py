@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.models.blocks import Size
 
-__all__ = ["MaskScheme"]
+__all__ = ["MaskScheme", "name_regions"]
 
 _Space = Literal["window", "random", "atlas"]
 _Time = Literal["random", "tube"]
@@ -193,6 +193,50 @@ class MaskScheme:
         chosen = _draw(batch, len(regions), ratio, generator)
         places = torch.stack([torch.isin(atlas, regions[row]) for row in chosen])
         return places[..., None].expand(-1, -1, -1, -1, grid[3]).reshape(batch, -1)
+
+
+def name_regions(labels: Tensor, patch: Sequence[int]) -> Tensor:
+    """Tell the region of each token from that of each voxel, for atlas masks.
+
+    Parameters
+    ----------
+    labels : Tensor of int, shape (X, Y, Z)
+        Region of each voxel of a window; 0 is no region.
+    patch : sequence of int
+        Voxels of a token along X, Y and Z; more lengths are not looked at.
+
+    Returns
+    -------
+    Tensor of float32, shape (X', Y', Z')
+        The region that most voxels of a patch lie in, of equal ones the smallest; 0 only where no
+        voxel lies in one. What an autoencoder keeps as ``atlas_map``.
+
+    Raises
+    ------
+    ContractError
+        If patches do not tile the volume.
+
+    Examples
+    --------
+    >>> name_regions(torch.tensor([[[0, 0, 0, 3]], [[0, 0, 2, 3]]]), (2, 1, 2))
+    tensor([[[0., 3.]]])
+    """
+    p, q, r = patch[:3]
+    x, y, z = labels.shape
+    if x % p or y % q or z % r:
+        raise ContractError(
+            f"an atlas of {x} x {y} x {z} voxels is not a whole number of patches of {p} x {q} "
+            f"x {r}",
+            fix="bring the atlas onto the grid of the windows",
+        )
+    cut = labels.reshape(x // p, p, y // q, q, z // r, r).permute(0, 2, 4, 1, 3, 5).flatten(3)
+    region = torch.zeros(cut.shape[:3], dtype=torch.int64)
+    most = region.clone()
+    for label in torch.unique(labels[labels > 0]):
+        count = (cut == label).sum(dim=-1)
+        region = torch.where(count > most, label, region)
+        most = torch.maximum(count, most)
+    return region.float()
 
 
 def _draw(batch: int, units: int, ratio: float, generator: torch.Generator) -> Tensor:

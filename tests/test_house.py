@@ -33,7 +33,7 @@ DOORS = {
     "isal": {"pipelines/image.py"},
     "mamba_ssm": {"models/scan.py"},
     "numba": {"models/kernels/", "pipelines/kernels/"},
-    "triton": {"models/scan_triton.py", "models/triton_kernels.py"},
+    "triton": {"models/triton_kernels.py"},
     "faiss": {"pipelines/retrieve"},
     "accelerate": {"pipelines/train/engine.py"},
     "mapie": {"pipelines/evaluate/conformal.py"},

@@ -11,6 +11,7 @@ from neurostorm_app.errors import ContractError
 from neurostorm_app.models import create_model
 from neurostorm_app.models.autoencoder import NeuroStormMae
 from neurostorm_app.models.heads import LinearHead
+from neurostorm_app.models.masking import name_regions
 from neurostorm_app.models.neurostorm import NeuroStorm
 from neurostorm_app.models.neurostorm_files import Config
 
@@ -122,6 +123,63 @@ def test_the_masked_error_is_that_of_each_window_alone(
         alone = [mae.reconstruct(x[i : i + 1], mask[i : i + 1]).loss for i in range(2)]
     assert error.shape == (2,)
     torch.testing.assert_close(error, torch.stack(alone), rtol=1e-5, atol=0)
+
+
+SCHEMES = [
+    ("window", "random"), ("window", "tube"), ("random", "random"), ("random", "tube"),
+    ("atlas", "random"), ("atlas", "tube"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("space", "time"), SCHEMES)
+def test_every_way_of_hiding_is_trained(
+    small: dict[str, Any], filled: Any, space: str, time: str
+) -> None:
+    mae = make(small, filled, {"spatial_mask": space, "time_mask": time}).train()
+    if space == "atlas":
+        labels = torch.arange(16 * 32 * 48).reshape(16, 32, 48) // 97 % 6
+        mae.atlas_map = name_regions(labels, mae.config.patch_size)
+    x = image(mae.config, t=3)
+    token = {"window-random": "window_mask_token", "atlas": "atlas_mask_token"}
+    token_name = token.get(f"{space}-{time}") or token.get(space, "mask_token")
+    optimiser = torch.optim.AdamW(mae.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(5):
+        optimiser.zero_grad()
+        loss = mae.masked_error(x, generator=torch.Generator().manual_seed(1)).mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    tokens = {"window_mask_token", "mask_token", "atlas_mask_token"}
+    for name, parameter in mae.named_parameters():
+        unused = name in tokens - {token_name}
+        assert (parameter.grad is None) == unused, name
+        assert unused or parameter.grad.abs().sum() > 0, name
+
+
+def test_the_gradient_of_every_loss_is_that_of_finite_differences(
+    small: dict[str, Any], filled: Any
+) -> None:
+    """Of tubes and atlases upstream has no numbers to compare with."""
+    for space, time in SCHEMES[1:5]:
+        mae = make(small, filled, {"spatial_mask": space, "time_mask": time}).double()
+        if space == "atlas":
+            mae.atlas_map = torch.arange(8 * 16 * 24).reshape(8, 16, 24) % 5
+        x = image(mae.config, n=1, t=3).double()
+        mask = mae.draw_mask(x, generator=torch.Generator().manual_seed(1))
+        mae.reconstruct(x, mask).loss.backward()
+        token = getattr(mae, mae.scheme.token_name)
+        for parameter in (token, mae.layers[0].blocks[1].mamba.A_log, mae.decoder_pred.weight):
+            way = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)).double()
+            values = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    parameter.add_(way, alpha=sign * 1e-7)
+                    values.append(mae.reconstruct(x, mask).loss.item())
+                    parameter.sub_(way, alpha=sign * 1e-7)
+            slope = (values[0] - values[1]) / 2e-7
+            assert slope == pytest.approx((parameter.grad * way).sum().item(), rel=1e-4, abs=1e-8)
 
 
 def test_one_seed_gives_one_masked_error(small: dict[str, Any], filled: Any) -> None:

@@ -18,6 +18,7 @@ from neurostorm_app.models.neurostorm import NeuroStorm
 from neurostorm_app.models.neurostorm_files import Config, migrate
 from neurostorm_app.models.patches import PatchExpanding, PatchMerging
 from neurostorm_app.models.redundancy import drop_probability, find_neighbours
+from neurostorm_app.models.redundancy_dropout import Redundancy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +97,29 @@ def test_the_encoders_gradients_are_upstreams(golden: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["mae_window_random", "mae_random_random"])
+@pytest.mark.parametrize("mode", ["train", "redundancy"])
+def test_what_is_trained_by_is_upstreams_loss(golden: Path, name: str, mode: str) -> None:
+    """In training mode, as in evaluation; dropout of redundancy comes and goes without a trace."""
+    about, tensors = read(golden, name)
+    weights = load_file(golden / "mae_weights.safetensors")
+    model = create_model("neurostorm-mae", config=about["config"], weights=weights).train()
+    if mode == "redundancy":
+        model.drop_redundancy(Redundancy())
+        dropped = model.reconstruct(tensors["input/x"], tensors["output/mask"]).loss.item()
+        assert dropped != pytest.approx(about["loss"], rel=LOSS)
+        model.drop_redundancy(None)
+    loss = model.reconstruct(tensors["input/x"], tensors["output/mask"]).loss
+    assert loss.item() == pytest.approx(about["loss"], rel=LOSS)
+    assert loss.item() == pytest.approx(tensors["output/loss"].item(), rel=LOSS)
+    loss.backward()
+    for key, parameter in model.named_parameters():
+        norm = about["grad_l2"][key]
+        assert (parameter.grad is None) == (norm is None), key
+        if norm is not None:
+            assert parameter.grad.norm().item() == pytest.approx(norm, rel=GRADIENT), key
+
+
 @pytest.mark.parametrize("name", MASKED)
 def test_the_autoencoder_reconstructs_like_upstream(golden: Path, name: str) -> None:
     about, tensors = read(golden, name)
@@ -104,6 +128,9 @@ def test_the_autoencoder_reconstructs_like_upstream(golden: Path, name: str) -> 
     tokens: list[Tensor] = []
     model.pos_embeds[0].register_forward_pre_hook(lambda _, args: tokens.append(args[0]))
     x = tensors["input/x"]
+    if "inter/tokens_before_mask" in tensors:
+        before = model.patch_embed(x).movedim(-1, 1)
+        torch.testing.assert_close(before, tensors["inter/tokens_before_mask"], atol=1e-6, rtol=0)
     made = model.reconstruct(x, tensors["output/mask"])
     after = tensors["inter/tokens_after_mask"]
     torch.testing.assert_close(tokens[0].movedim(-1, 1), after, atol=1e-6, rtol=0)

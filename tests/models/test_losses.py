@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from neurostorm_app.models.losses import local_global_loss, nt_xent
+from neurostorm_app.errors import UsageError
+from neurostorm_app.models.augment import augment_windows
+from neurostorm_app.models.heads import EmbeddingHead
+from neurostorm_app.models.losses import contrastive_loss, local_global_loss, nt_xent
+from neurostorm_app.models.neurostorm import NeuroStorm
+from neurostorm_app.models.neurostorm_files import Config
 from neurostorm_app.models.redundancy import drop_probability, find_neighbours
 
 WINDOW = (3, 2, 4, 5)
@@ -78,3 +84,92 @@ def test_a_window_of_one_volume_has_no_neighbours_in_time() -> None:
     assert not in_time.any()
     chance = drop_probability(torch.ones(1, 8, 3), in_space, in_time)
     assert torch.isfinite(chance).all()
+
+
+@pytest.fixture
+def contrast(small: dict[str, Any], filled: Any) -> tuple[NeuroStorm, EmbeddingHead]:
+    network = NeuroStorm(Config.of(small))
+    network.load_state_dict(filled(network.state_dict()))
+    head = EmbeddingHead(32, 8)
+    head.load_state_dict(filled(head.state_dict()))
+    return network, head
+
+
+def windows(generator: torch.Generator, n: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    first, second = torch.randn(2, n, 2, 16, 32, 48, 4, generator=generator)
+    return first, second
+
+
+def test_two_windows_of_one_participant_are_told_from_others(
+    contrast: tuple[NeuroStorm, EmbeddingHead], generator: torch.Generator
+) -> None:
+    network, head = contrast
+    first, second = windows(generator)
+    head.eval()
+    with torch.no_grad():
+        found = contrastive_loss(network, head, first, second)
+        views = [head(network.features(x)) for x in (first, second)]
+        same = contrastive_loss(network, head, first, first)
+    torch.testing.assert_close(found, nt_xent(*views))
+    assert same < found
+
+
+def test_two_augmentations_of_one_window_are_told_from_others(
+    contrast: tuple[NeuroStorm, EmbeddingHead], generator: torch.Generator
+) -> None:
+    network, head = contrast
+    first, second = windows(generator)
+    head.eval()
+    seen: list[torch.Tensor] = []
+
+    def view(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x + 0.1 * len(seen)
+
+    with torch.no_grad():
+        found = contrastive_loss(network, head, first, second, kind="augmentations", augment=view)
+        made = [head(network.features(x + 0.1 * (i + 1))) for i, x in enumerate(seen)]
+    assert [id(x) for x in seen] == [id(first)] * 2 + [id(second)] * 2
+    expected = (nt_xent(*made[:2]) + nt_xent(*made[2:])) / 2
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["windows", "augmentations"])
+def test_contrastive_learning_learns(
+    contrast: tuple[NeuroStorm, EmbeddingHead], generator: torch.Generator, kind: Any
+) -> None:
+    network, head = contrast
+    first, second = windows(generator)
+
+    def loss() -> torch.Tensor:
+        seed = torch.Generator().manual_seed(5)
+        return contrastive_loss(
+            network, head, first, second, kind=kind,
+            augment=lambda x: augment_windows(x, generator=seed),
+        )  # fmt: skip
+
+    parameters = [*network.parameters(), *head.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=3e-3)
+    values = []
+    for _ in range(5):
+        optimiser.zero_grad()
+        value = loss()
+        value.backward()
+        assert all(p.grad is not None for p in parameters)
+        optimiser.step()
+        values.append(value.item())
+    assert values[-1] < 0.7 * values[0]
+
+
+def test_one_participant_cannot_be_told_from_others(
+    contrast: tuple[NeuroStorm, EmbeddingHead], generator: torch.Generator
+) -> None:
+    with pytest.raises(UsageError, match="got windows of 1 participants; it tells them apart"):
+        contrastive_loss(*contrast, *windows(generator, n=1))
+
+
+def test_augmentations_are_compared_only_where_there_is_one(
+    contrast: tuple[NeuroStorm, EmbeddingHead], generator: torch.Generator
+) -> None:
+    with pytest.raises(UsageError, match="no augmentation was given"):
+        contrastive_loss(*contrast, *windows(generator), kind="augmentations")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from neurostorm_app.errors import ContractError, WrongWeightsError
-from neurostorm_app.models.masking import MaskScheme
+from neurostorm_app.models.masking import MaskScheme, name_regions
 
 GRID = (4, 6, 8, 9)
 WINDOW = (2, 3, 4, 3)
@@ -111,3 +111,19 @@ def test_a_grid_that_windows_do_not_tile_cannot_be_masked() -> None:
 def test_an_unknown_scheme_is_named(space: str, time: str, message: str) -> None:
     with pytest.raises(WrongWeightsError, match=message):
         MaskScheme.of(space, time, WINDOW)
+
+
+def test_a_token_is_of_the_region_most_of_its_voxels_lie_in() -> None:
+    labels = torch.zeros(4, 6, 8, dtype=torch.int16)
+    labels[:2, :3, :4] = 7  # a whole patch
+    labels[2, 3:, 4:] = 5  # half of a patch, and the other half is of another, larger number
+    labels[3, 3:, 4:] = 6
+    labels[0, 0, 4] = 9  # one voxel of a patch that is of no region else
+    expected = torch.zeros(2, 2, 2)
+    expected[0, 0, 0], expected[1, 1, 1], expected[0, 0, 1] = 7, 5, 9
+    assert torch.equal(name_regions(labels, (2, 3, 4, 1)), expected)
+
+
+def test_an_atlas_on_another_grid_is_refused() -> None:
+    with pytest.raises(ContractError, match="an atlas of 4 x 6 x 8 voxels is not a whole number"):
+        name_regions(torch.ones(4, 6, 8), (2, 4, 4))
