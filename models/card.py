@@ -11,7 +11,7 @@ import difflib
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from neurostorm_app.errors import UsageError
 
@@ -179,6 +179,8 @@ class Card(_Strict):
     summary: str
     demo: bool = False
     """Weights for trying the app, not for science; every output of theirs says DEMO."""
+    control: bool = False
+    """Random weights, to compare a model with; every output of theirs says CONTROL."""
     source: Source | None = None
     file: str | None = None
     """File name of the weights; None for a model without weights."""
@@ -208,6 +210,18 @@ class Card(_Strict):
     limits: tuple[str, ...] = ()
     """What a user must know before trusting the output."""
     references: tuple[str, ...] = ()
+    _folder: Path | None = PrivateAttr(default=None)
+
+    def lying_in(self, folder: Path) -> Card:
+        """Copy the card of a user, and remember its folder; no key and no output depends on it."""
+        card = self.model_copy()
+        card._folder = folder  # noqa: SLF001  of the same class
+        return card
+
+    @property
+    def beside(self) -> Path | None:
+        """The file of the weights beside the card of a user; None for a card of the package."""
+        return self._folder / self.file if self._folder and self.file else None
 
 
 class AtlasCard(_Strict):

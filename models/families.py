@@ -10,7 +10,7 @@ from neurostorm_app.errors import WrongWeightsError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["check_family", "name_family"]
+__all__ = ["ARCHITECTURES", "check_family", "name_family"]
 
 SIGNS = (
     (r"signal_embedding_projection\.", "BrainLM"),
@@ -23,6 +23,9 @@ SIGNS = (
 
 FAMILIES = {"neurostorm": "NeuroSTORM", "neurostorm-mae": "NeuroSTORM", "brainlm": "BrainLM"}
 """By the architecture of a card."""
+
+ARCHITECTURES = tuple(FAMILIES)
+"""Networks whose weights can be given."""
 
 
 def name_family(names: Iterable[str]) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.errors import WrongWeightsError
+from neurostorm_app.errors import UsageError, WrongWeightsError
 from neurostorm_app.models.card import Card, read_named
 from neurostorm_app.models.families import check_family
+from neurostorm_app.models.given_card import find_card, read_given
+from neurostorm_app.models.untrained import SUFFIX, draw, untrained
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,8 +26,13 @@ __all__ = ["create_model", "list_models", "read_card"]
 CARDS = Path(__file__).parent / "cards"
 
 
-def list_models() -> list[str]:
+def list_models(*, controls: bool = False) -> list[str]:
     """List the names of all models.
+
+    Parameters
+    ----------
+    controls : bool
+        Also their untrained controls, which are no models.
 
     Returns
     -------
@@ -36,8 +43,13 @@ def list_models() -> list[str]:
     --------
     >>> "connectome" in list_models()
     True
+    >>> "brainlm-demo-untrained" in list_models(controls=True)
+    True
     """
-    return sorted(path.stem for path in CARDS.glob("*.yaml"))
+    names = [path.stem for path in CARDS.glob("*.yaml")]
+    if controls:
+        names += [name + SUFFIX for name in names if _shipped(name).file is not None]
+    return sorted(names)
 
 
 def read_card(name: str) -> Card:
@@ -46,7 +58,9 @@ def read_card(name: str) -> Card:
     Parameters
     ----------
     name : str
-        One of `list_models`.
+        One of `list_models`; such a name with ``-untrained`` behind it, for the same network with
+        random weights; or the path of a card, or of the folder of a ``card.yaml``, with the
+        weights beside it.
 
     Returns
     -------
@@ -56,18 +70,35 @@ def read_card(name: str) -> Card:
     Raises
     ------
     UsageError
-        If there is no model of this name.
+        If there is no model of this name, or a card at a path has the name or label of another.
+    MissingWeightsError
+        If there is no card at a path.
+    WrongWeightsError
+        If it is not the card of a model.
 
     Examples
     --------
     >>> read_card("neurostorm").contract.window
     20
+    >>> read_card("neurostorm-untrained").control
+    True
     """
+    known = list_models()
+    # A folder that happens to have the name of a model does not stand before it.
+    path = None if name.removesuffix(SUFFIX) in known else find_card(name)
+    if path is not None:
+        return read_given(path, map(_shipped, known))
+    if name.endswith(SUFFIX):
+        return untrained(read_card(name.removesuffix(SUFFIX)))
+    return _shipped(name)
+
+
+def _shipped(name: str) -> Card:
     return read_named(Card, name, CARDS, what="model")
 
 
 def create_model(
-    name: str,
+    name: str | Card,
     *,
     config: Mapping[str, Any] | None = None,
     weights: Path | str | Mapping[str, Tensor] | None = None,
@@ -77,26 +108,27 @@ def create_model(
 
     Parameters
     ----------
-    name : str
-        One of `list_models`.
+    name : str or Card
+        What `read_card` takes or gives.
     config : mapping, optional
         Hyper-parameters under upstream's own names. By default those stored with the weights;
         if there are none, the card's.
     weights : path or mapping of str to Tensor, optional
         A file, or tensors under upstream's names. Not needed for models whose weights ship
-        with the package, nor for those without weights.
+        with the package or lie beside their card, nor for those without weights.
     device : str
         Where the network goes, such as ``cpu`` or ``cuda:0``.
 
     Returns
     -------
     Module
-        In evaluation mode, with ``embed(batch)`` of shape (B, D). It never has random weights.
+        In evaluation mode, with ``embed(batch)`` of shape (B, D). It has random weights only
+        where its name ends in ``-untrained``.
 
     Raises
     ------
     UsageError
-        If there is no model of this name.
+        If there is no model of this name, or weights are given for random ones.
     MissingWeightsError
         If the weights are needed and not given, or not there.
     WrongWeightsError
@@ -109,7 +141,7 @@ def create_model(
     >>> model.embed(torch.rand(2, 5, 30)).shape
     torch.Size([2, 10])
     """
-    card = read_card(name)
+    card = read_card(name) if isinstance(name, str) else name
     module = _build(card, config, weights)
     return module.to(device).eval()
 
@@ -121,6 +153,13 @@ def _build(
         from neurostorm_app.models import connectome
 
         return connectome.build()
+    if card.control:
+        if weights is not None:
+            raise UsageError(
+                f"{card.name} has random weights, which its name says; no others can be given",
+                fix=f"give them to {card.name.removesuffix(SUFFIX)}",
+            )
+        return draw(card, config)
     import torch
 
     from neurostorm_app.models import autoencoder, brainlm, neurostorm
@@ -148,7 +187,7 @@ def _read(card: Card, weights: Path | str | Mapping[str, Tensor] | None) -> Chec
     from neurostorm_app.models.weights import Checkpoint, find_weights, read_checkpoint
 
     if weights is None or isinstance(weights, (str, Path)):
-        path = find_weights(card, given=Path(weights) if weights else None)
+        path = find_weights(card, given=Path(weights) if weights else card.beside)
         return read_checkpoint(path, sha256=card.sha256)
     return Checkpoint(source="the given tensors", state=weights)
 

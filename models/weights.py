@@ -76,6 +76,8 @@ def list_places(card: Card, *, weights_dir: Path | None = None) -> list[Path]:
         repository; whether anything is there, is another matter. None for a model without
         weights.
     """
+    if card.beside is not None:
+        return [card.beside]
     if card.file is None:
         return []
     names = [f"{card.name}/{card.file}"]

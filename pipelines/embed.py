@@ -37,7 +37,7 @@ __all__ = ["Embedder", "RunEmbedding", "load_embedder"]
 
 
 def load_embedder(  # noqa: PLR0913
-    name: str,
+    name: str | Card,
     *,
     weights: Path | None = None,
     weights_dir: Path | None = None,
@@ -50,8 +50,8 @@ def load_embedder(  # noqa: PLR0913
 
     Parameters
     ----------
-    name : str
-        A name of the registry, such as ``connectome``.
+    name : str or Card
+        What the registry's `read_card` takes or gives, such as ``connectome``.
     weights : Path, optional
         The file of its weights.
     weights_dir : Path, optional
@@ -82,9 +82,11 @@ def load_embedder(  # noqa: PLR0913
         model that has no use for it.
     """
     from neurostorm_app.models import create_model, read_card
+    from neurostorm_app.models.untrained import hash_values
     from neurostorm_app.models.weights import hash_file
 
-    card, options = read_card(name), options or InputOptions()
+    card = read_card(name) if isinstance(name, str) else name
+    options = options or InputOptions()
     check_engine(device, precision)
     files = find_inputs(
         card,
@@ -93,9 +95,12 @@ def load_embedder(  # noqa: PLR0913
         atlas=atlas,
         statistics=options.statistics,
     )
+    model = create_model(card, weights=files.weights, device=device).eval()
+    drawn: dict[str, str | None]
+    drawn = {"random_weights_sha256": hash_values(model)} if card.control else {}
     return Embedder(
         card=card,
-        model=create_model(name, weights=files.weights, device=device).eval(),
+        model=model,
         atlas=files.atlas,
         device=device,
         precision=precision,
@@ -107,7 +112,8 @@ def load_embedder(  # noqa: PLR0913
                 ("coordinates", files.coordinates),
                 ("statistics", files.statistics),
             )
-        },
+        }
+        | drawn,
         options=options,
     )
 
@@ -127,7 +133,7 @@ class Embedder:
     device, precision : str
         Where and how the network computes.
     hashes : dict
-        SHA-256 of the files of weights and atlas.
+        SHA-256 of the files of weights and atlas, and of the weights of an untrained control.
     options : InputOptions
         What the user changed about how a run is made ready.
     learnt : dict

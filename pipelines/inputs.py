@@ -112,7 +112,7 @@ def _find_weights(card: Card, given: Path | None, weights_dir: Path | None) -> P
         return None
     from neurostorm_app.models.weights import find_weights
 
-    return find_weights(card, given=given, weights_dir=weights_dir)
+    return find_weights(card, given=given or card.beside, weights_dir=weights_dir)
 
 
 def find_parcellation(
