@@ -1,0 +1,54 @@
+"""The step for targets that differ within people, such as drug and placebo: sessions are compared.
+
+People differ by more than sessions of one do. Where a target is not about people, what a person
+always has is noise: the mean over a person's rows is taken off each of them. That looks at no
+label, and at no other person, so there is nothing to learn from training rows; but a new row can
+be told only beside the other rows of its person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from neurostorm_app.pipelines.evaluate.cohort import group_numbers
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from neurostorm_app.pipelines.evaluate.cohort import Cohort
+
+__all__ = ["NOTE", "WithinPeople"]
+
+NOTE = (
+    "the target differs within participants: the mean over a participant's sessions is taken off "
+    "the embeddings, so that sessions are compared with each other"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WithinPeople:
+    """Take the mean over a participant's rows off each of them; it learns nothing."""
+
+    name: str = "within participants"
+
+    def fit(
+        self,
+        x: NDArray[np.float64],  # noqa: ARG002 - a step may need them; this one does not
+        rows: NDArray[np.int64],  # noqa: ARG002
+        cohort: Cohort,  # noqa: ARG002
+    ) -> WithinPeople:
+        """Learn nothing."""
+        return self
+
+    def apply(
+        self, x: NDArray[np.float64], rows: NDArray[np.int64], cohort: Cohort
+    ) -> NDArray[np.float64]:
+        """Centre features (m, D) of these rows; a person's rows are never torn apart by folds."""
+        people = group_numbers(cohort.participants)[rows]
+        n_rows = np.bincount(people)
+        sums = np.zeros((n_rows.size, x.shape[1]))
+        np.add.at(sums, people, x)
+        return np.asarray(x - (sums / np.maximum(n_rows, 1)[:, None])[people], dtype=np.float64)
