@@ -1,9 +1,16 @@
-"""Train the demo weights on phantoms: one seed and one number of threads make one file.
+"""Training: the demo weights on phantoms, and networks on the runs of a user.
 
-The command is ``neurostorm-tools train NAME``.
+The demos (``neurostorm-tools train demo NAME``): one seed and one number of threads make one file.
 :mod:`~neurostorm_app.pipelines.train.volumes` trains ``neurostorm-demo``,
 :mod:`~neurostorm_app.pipelines.train.parcels` trains ``brainlm-demo``, and
 :mod:`~neurostorm_app.pipelines.train.matching` says how well embeddings tell people apart.
+
+On a user's runs (``train pretrain``, ``train tune``):
+:mod:`~neurostorm_app.pipelines.train.cache` makes runs ready,
+:mod:`~neurostorm_app.pipelines.train.engine` is the loop,
+:mod:`~neurostorm_app.pipelines.train.pretraining` and
+:mod:`~neurostorm_app.pipelines.train.tuning` are what is learnt, and
+:mod:`~neurostorm_app.pipelines.train.export` makes a model of it.
 """
 
 from neurostorm_app.pipelines.train.matching import Matching, compare_matching, find_hits

@@ -1,4 +1,4 @@
-"""The optimiser of the demo weights: AdamW with a warm-up and a cosine to zero."""
+"""The optimiser of the demo weights, and the schedule of all trainings: warm-up and cosine."""
 
 from __future__ import annotations
 
@@ -15,11 +15,23 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["fit"]
+__all__ = ["fit", "warm_up_cosine"]
 
 logger = logging.getLogger(__name__)
 
 WARM_UP, MAX_GRADIENT, TELL_EVERY = 0.05, 1.0, 20
+
+
+def warm_up_cosine(i: int, steps: int) -> float:
+    """Give the learning rate of step i, from 0, as a share of its peak.
+
+    Examples
+    --------
+    >>> [round(warm_up_cosine(i, 40), 3) for i in (0, 1, 20, 39)]
+    [0.5, 0.998, 0.5, 0.002]
+    """
+    warm = max(1, round(WARM_UP * steps))
+    return min((i + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * i / steps))
 
 
 def fit(
@@ -46,11 +58,7 @@ def fit(
         [{"params": list(parameters), "lr": rate} for parameters, rate in groups],
         weight_decay=weight_decay,
     )
-    warm = max(1, round(WARM_UP * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda i: min((i + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * i / steps)),
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: warm_up_cosine(i, steps))
     every = [parameter for parameters, _ in groups for parameter in parameters]
     started, smooth = time.monotonic(), 0.0
     for step in range(1, steps + 1):

@@ -1,0 +1,169 @@
+"""What pre-training is asked, and the network with the masks that are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from neurostorm_app.errors import DataError, UsageError
+from neurostorm_app.models.autoencoder import NeuroStormMae
+from neurostorm_app.models.brainlm_face import BrainLm
+from neurostorm_app.pipelines.grid import Grid
+from neurostorm_app.pipelines.image import read_volume
+from neurostorm_app.pipelines.resample import resample_volume
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from neurostorm_app.models.card import VolumeContract
+    from neurostorm_app.models.neurostorm_files import Config
+    from neurostorm_app.pipelines.train.material import Start
+
+__all__ = ["Pretraining", "make_atlas_map", "with_masks"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretraining:
+    """What pre-training does.
+
+    Parameters
+    ----------
+    objective : {'mae', 'contrastive'}
+        See the module.
+    spatial_mask, time_mask, mask_ratio : str, str, float
+        Instead of those of the weights' configuration.
+    redundancy : {'none', 'paper', 'upstream'}
+        Redundancy dropout, by the paper or as upstream's code does it.
+    strength : float
+        Factor on its probabilities.
+    kind : {1, 2}
+        Of contrastive training: two windows of a participant, or a window under two augmentations.
+    augment : bool
+        Whether windows of the first kind are augmented too, as upstream does.
+    validation : float
+        Share of participants that are held out.
+    validation_windows : int
+        Windows of each of their runs that are looked at, spread evenly.
+    """
+
+    objective: Literal["mae", "contrastive"] = "mae"
+    spatial_mask: Literal["window", "random", "atlas"] | None = None
+    time_mask: Literal["random", "tube"] | None = None
+    mask_ratio: float | None = None
+    redundancy: Literal["none", "paper", "upstream"] = "none"
+    strength: float = 1.0
+    kind: Literal[1, 2] = 1
+    augment: bool = True
+    validation: float = 0.1
+    validation_windows: int = 4
+
+    def __post_init__(self) -> None:
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
+            raise UsageError(
+                f"the mask ratio is {self.mask_ratio:g}; a part of a window is hidden, not all",
+                fix="give a share between 0 and 1, such as 0.5",
+            )
+
+
+def with_masks(
+    start: Start, settings: Pretraining, atlas: Path | None = None
+) -> NeuroStormMae | BrainLm:
+    """Give the network of a start the masks that are asked for.
+
+    Parameters
+    ----------
+    start : Start
+        Its network keeps its weights.
+    settings : Pretraining
+        Scheme and ratio; None leaves those of the weights.
+    atlas : Path, optional
+        Label image, for atlas masks.
+
+    Returns
+    -------
+    NeuroStormMae or BrainLm
+        Ready to guess.
+
+    Raises
+    ------
+    UsageError
+        If it has no decoder, or does not know such masks.
+    """
+    model, names = start.model, ("spatial_mask", "time_mask", "mask_ratio")
+    asked: dict[str, Any] = {
+        name: getattr(settings, name) for name in names if getattr(settings, name) is not None
+    }
+    if isinstance(model, BrainLm) and model.can_reconstruct:
+        if asked.keys() - {"mask_ratio"}:
+            raise UsageError(
+                "BrainLM hides single tokens; it knows no spatial_mask and no time_mask",
+                fix="leave --spatial-mask and --time-mask out",
+            )
+        model.config = replace(model.config, **asked)
+        return model
+    if not isinstance(model, NeuroStormMae):
+        raise UsageError(
+            f"{start.card.name} has no decoder, so it cannot guess what is hidden",
+            fix="start from the weights of an autoencoder, such as neurostorm-mae, or from scratch",
+        )
+    config = replace(model.config, **asked)
+    regions = model.atlas_map
+    if atlas is not None:
+        contract: Any = start.card.contract
+        regions = make_atlas_map(atlas, contract, config)
+    if config.spatial_mask == "atlas" and regions is None:
+        raise UsageError(
+            "atlas masks hide whole regions; neither the weights nor an atlas say where they are",
+            fix="give a label image with --atlas",
+        )
+    layout: Literal["2025", "2026-05"] = "2025" if model.mask_token is None else "2026-05"
+    network = NeuroStormMae(config, layout=layout, atlas=regions is not None)
+    state = model.state_dict()
+    if regions is not None:
+        state["atlas_map"] = regions
+    network.load_state_dict(state)
+    return network
+
+
+def make_atlas_map(path: Path, contract: VolumeContract, config: Config) -> Tensor:
+    """Find the region in the middle of each patch.
+
+    Parameters
+    ----------
+    path : Path
+        Label image in the contract's space; 0 is no region.
+    contract : VolumeContract
+        Grid of the windows.
+    config : Config
+        Size of the patches.
+
+    Returns
+    -------
+    Tensor, shape (X, Y, Z), float32
+        On the grid of tokens.
+
+    Raises
+    ------
+    DataError
+        If hardly any region is in the middle of a patch.
+    """
+    labels, source = read_volume(path)
+    size = np.asarray(config.patch_size[:3], dtype=np.float64)
+    affine = Grid.from_rows(contract.grid.shape, contract.grid.affine).affine
+    coarse = affine @ np.diag([*size, 1.0])
+    coarse[:3, 3] = (affine @ [*((size - 1) / 2), 1.0])[:3]
+    x, y, z = config.grid[:3]
+    target = Grid(shape=(x, y, z), affine=coarse)
+    found = resample_volume(labels, source=source, target=target, order=0)
+    regions = np.unique(found[found > 0])
+    if len(regions) < 2:
+        raise DataError(
+            f"{path}: {len(regions)} regions are in the middle of a patch of the network",
+            fix="give a label image in the space of the model, with larger regions",
+        )
+    return torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32))

@@ -1,0 +1,69 @@
+"""What a training asks of a network, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from neurostorm_app.pipelines.train.batches import Draw
+
+__all__ = ["Outcome", "Task"]
+
+
+class Task(nn.Module):
+    """What is trained, and by which loss; its parameters without gradients stay as they are."""
+
+    def load(self, draw: Draw) -> Any:
+        """Read what one piece of a step sees; called ahead, in another thread."""
+        raise NotImplementedError
+
+    def forward(self, draw: Draw, loaded: Any) -> Tensor:
+        """Compute the loss of a piece, shape ()."""
+        raise NotImplementedError
+
+    def validate(self) -> dict[str, float]:
+        """Measure on participants that are held out; ``loss`` decides which step is the best."""
+        raise NotImplementedError
+
+    @property
+    def said(self) -> str:
+        """Anything else for the lines of the log."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a training; the task holds the weights of its best validation.
+
+    Parameters
+    ----------
+    steps, best_step : int
+        Steps that were done, and after how many the validation was best.
+    validations : tuple of dict
+        What was measured, each with its ``step``.
+    seconds : float
+        Of the steps.
+    world : int
+        Processes.
+    is_main : bool
+        Whether this process is the one that writes.
+    """
+
+    steps: int
+    best_step: int
+    validations: tuple[Mapping[str, float], ...]
+    seconds: float
+    world: int
+    is_main: bool
+
+    @property
+    def best(self) -> Mapping[str, float]:
+        """What the best validation measured."""
+        return next(row for row in self.validations if row["step"] == self.best_step)
