@@ -180,14 +180,6 @@ def _find_models(
         "--atlas": science.atlas,
         "--parcel-statistics": science.parcel_statistics,
     }
-    for option, given in named.items():
-        for name in given:
-            if name not in science.models:
-                raise UsageError(
-                    f"{option} {name}=...: the model {name!r} is not among --models "
-                    f"{' '.join(science.models)}",
-                    fix=closest(name, science.models) or f"add it: --models {name}",
-                )
     models: list[ModelFiles] = []
     missing: dict[str, AppError] = {}
     for name in dict.fromkeys(science.models):
@@ -196,6 +188,15 @@ def _find_models(
         except NoInputError as error:
             missing[name] = error
             log.warning("%s", error.what)
+    known = {*science.models, *(files.card.name for files in models)}
+    for option, given in named.items():
+        for name in given:
+            if name not in known:
+                raise UsageError(
+                    f"{option} {name}=...: the model {name!r} is not among --models "
+                    f"{' '.join(science.models)}",
+                    fix=closest(name, sorted(known)) or f"add it: --models {name}",
+                )
     if not models:
         raise next(iter(missing.values()))
     return tuple(models), missing

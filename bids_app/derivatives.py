@@ -288,7 +288,7 @@ def read_embedding(path: Path) -> NDArray[np.float32]:
     header, *rows = path.read_text(encoding="utf-8").splitlines() or [""]
     columns = [i for i, name in enumerate(header.split("\t")) if name.startswith("dim")]
     try:
-        cells = [[row.split("\t")[i] for i in columns] for row in rows]
+        cells = [[cells[i] for i in columns] for cells in (row.split("\t") for row in rows)]
         vectors = np.array(cells, dtype=np.float32)
     except (IndexError, ValueError) as error:
         raise DataError(f"{path} is not a table of numbers: {error}", fix="remove it") from error

@@ -22,6 +22,7 @@ BIDS_VERSION: Final = "1.10.0"
 IGNORED: Final = """*.html
 figures
 retrieval
+prediction
 prov
 .work*
 *_xfm.*
@@ -46,6 +47,11 @@ Made by {APP}. What is here:
 - `*_desc-denoised_bold.nii.gz`, `*_stat-*`, `*_outliers.tsv`: series without noise, of parcels
   too, if asked for.
 - `retrieval/`: all runs of a model in one table and one index (group level).
+- `phenotype/<source>_<target>.tsv`: predictions of a column of participants.tsv, each by models
+  that had not seen the person (group level with `--target`). No measurement, not for diagnosis.
+- `prediction/target-<target>_evaluation.tsv`: how good they are, all models side by side with plain
+  functional connectivity, controls and confounds; `.json`: all of it, with a verdict.
+  `*_head.safetensors`: heads for new people, `*New_prediction.tsv`: what a head says of them.
 - `sub-*.html`, `group.html`: reports. `logs/`: one JSON a run and the logs. `prov/`: what was made
   from what.
 

@@ -213,10 +213,10 @@ def _find_model(name: str, science: Science) -> ModelFiles:
     card = read_card(name)
     files = find_inputs(
         card,
-        weights=science.weights.get(name),
+        weights=science.weights.get(card.name),
         weights_dir=science.weights_dir,
-        atlas=science.atlas.get(name),
-        statistics=science.parcel_statistics.get(name),
+        atlas=science.atlas.get(card.name),
+        statistics=science.parcel_statistics.get(card.name),
     )
     return ModelFiles(card=card, **_paths(files))
 
@@ -228,7 +228,7 @@ def _load_model(files: ModelFiles, settings: Settings, plan: Plan) -> Embed:
 
     science, execution = settings.science, settings.execution
     embedder = load_embedder(
-        files.card.name,
+        files.card,
         weights=files.weights,
         atlas=files.atlas,
         device=find_device(execution.device),

@@ -1,101 +1,79 @@
 """The group level: all embeddings of a model in one table and one index, and the group page.
 
-It works from the output folder alone, so it can run long after the scans have gone.
+It works from the output folder alone, so it can run long after the scans have gone. A model whose
+runs cannot be compared, and a run that cannot be read, are named and leave the others alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from neurostorm_app.bids_app.derivatives import (
-    embedding_table,
-    read_embedding,
-    write_json,
-    write_text,
+from neurostorm_app.bids_app.describe import describe_output
+from neurostorm_app.bids_app.group_collect import collect, in_part
+from neurostorm_app.bids_app.group_controls import ensure_controls
+from neurostorm_app.bids_app.group_outputs import (
+    index_paths,
+    known_tables,
+    part_path,
+    unless_held,
+    write_index,
+    write_tables,
 )
-from neurostorm_app.bids_app.describe import bids_uri, describe_output
-from neurostorm_app.bids_app.entities import parse_name
-from neurostorm_app.bids_app.outputs import DEMO, PRIVACY
-from neurostorm_app.bids_app.provenance import Ledger, Unit, now, sha256_of
-from neurostorm_app.bids_app.results import AppResult
-from neurostorm_app.errors import DataError, NothingSelectedError
+from neurostorm_app.bids_app.group_predictions import predict_targets
+from neurostorm_app.bids_app.group_rows import Entry, find_embeddings, survey
+from neurostorm_app.bids_app.group_store import Collected, write_table
+from neurostorm_app.bids_app.motion import linked_datasets
+from neurostorm_app.bids_app.provenance import Ledger, Unit, sha256_of
+from neurostorm_app.bids_app.reidentification import choose_draws, write_reidentification
+from neurostorm_app.bids_app.results import AppResult, Progress, contained
+from neurostorm_app.errors import NothingSelectedError, TemporaryError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from neurostorm_app.bids_app.engines import Engines
+    from neurostorm_app.bids_app.group_rows import Survey
     from neurostorm_app.bids_app.settings import Settings
-    from neurostorm_app.models.card import Card
 
-__all__ = ["Entry", "find_embeddings", "index_paths", "run_group"]
+__all__ = ["Collected", "Entry", "alone", "find_embeddings", "index_paths", "run_group"]
 
 log = logging.getLogger(__name__)
 
-ADDED: Final = frozenset({"space", "res", "desc", "suffix"})
+PATIENCE: Final = 600.0
+"""Seconds that a call waits for another one in the same output folder."""
+PAUSE: Final = 0.2
+"""Seconds between two looks."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """The embedding of one run.
+@dataclass(slots=True)
+class _Told:
+    """What went wrong so far, by the run or the model that it went wrong with."""
 
-    Parameters
-    ----------
-    path : Path
-        Its table.
-    label : str
-        BIDS label of the model.
-    participant : str
-        Without ``sub-``.
-    run : str
-        Name of the run.
-    """
+    progress: dict[str, Progress] = field(default_factory=dict)
 
-    path: Path
-    label: str
-    participant: str
-    run: str
+    def of(self, name: str) -> Progress:
+        """Where errors of a run or of a model are put."""
+        return self.progress.setdefault(name, Progress(name=name))
 
-
-def index_paths(root: Path, label: str) -> dict[str, Path]:
-    """Paths of the group files of a model."""
-    folder = root / "retrieval"
-    return {
-        "table": folder / f"desc-{label}_embedding.tsv",
-        "table_json": folder / f"desc-{label}_embedding.json",
-        "index": folder / f"desc-{label}_index.faiss",
-        "rows": folder / f"desc-{label}_index.tsv",
-        "index_json": folder / f"desc-{label}_index.json",
-    }
-
-
-def find_embeddings(root: Path, participants: Iterable[str] = ()) -> dict[str, list[Entry]]:
-    """Find the run embeddings in an output folder by their names.
-
-    Returns
-    -------
-    dict
-        Entries by the label of the model, in the order of participants and runs.
-    """
-    wanted = set(participants)
-    found: dict[str, list[Entry]] = {}
-    pattern = "func/sub-*_embedding.tsv"
-    for path in sorted([*root.glob(f"sub-*/{pattern}"), *root.glob(f"sub-*/ses-*/{pattern}")]):
-        entities = parse_name(path)
-        label = entities.get("desc", "")
-        if label.endswith("Windows") or (wanted and entities["sub"] not in wanted):
-            continue
-        run = "_".join(f"{key}-{value}" for key, value in entities.items() if key not in ADDED)
-        entry = Entry(path=path, label=label, participant=entities["sub"], run=run)
-        found.setdefault(label, []).append(entry)
-    return found
+    def result(
+        self, *, begin: float, lines: Sequence[str], written: bool, paths: Sequence[Path]
+    ) -> AppResult:
+        """Close the call; what failed stands in its runs, so that the exit code follows."""
+        failed = [progress.result() for progress in self.progress.values() if progress.errors]
+        return AppResult(
+            runs=tuple(failed),
+            paths=tuple(paths),
+            seconds=time.monotonic() - begin,
+            written=written,
+            lines=tuple(lines),
+        )
 
 
 def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
@@ -110,141 +88,186 @@ def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
     begin : float
         When the call began, ``time.monotonic()``.
 
+    Returns
+    -------
+    AppResult
+        Its runs are those that were left out, and the models that were refused.
+
     Raises
     ------
     NothingSelectedError
         If the output folder holds no embedding.
-    DataError
-        If embeddings of one model have different lengths.
+    TemporaryError
+        If another group call is at work in this folder for too long.
     """
-    root = settings.output_dir
-    found = find_embeddings(root, settings.selection.participant_label)
-    if not found:
+    root, told = settings.output_dir, _Told()
+    here = survey(root, settings.selection.participant_label)
+    if not here.found and not here.strange:
         raise NothingSelectedError(
             f"{root} holds no embedding of the participants asked for",
             fix="run the participant level first, with the same OUTPUT_DIR",
         )
-    describe_output(root, {"raw": settings.bids_dir})
-    ledger = Ledger(root)
-    made = [label for label, entries in found.items() if _index_model(label, entries, ledger)]
-    page, new_page = _write_page(found, ledger, engines)
-    counts = ", ".join(f"{len(entries)} runs of {label}" for label, entries in found.items())
-    if made or new_page:
-        line = f"indexed {counts} in {time.monotonic() - begin:.1f} s"
-    else:
-        line = f"nothing to do: {counts} are indexed already"
-    paths = [index_paths(root, label)["index"] for label in found]
-    return AppResult(
-        paths=(*paths, page),
-        seconds=time.monotonic() - begin,
-        written=bool(made) or new_page,
-        lines=(line,),
-    )
+    for name, error in here.strange.items():
+        told.of(name).errors.append(error)
+    if settings.execution.part is not None:
+        return _collect_part(here.found, settings.execution.part, root, told, begin=begin)
+    # The dataset the embeddings are from stays named, if this call was given another place.
+    known = linked_datasets(root)
+    describe_output(root, {} if "raw" in known else {"raw": settings.bids_dir})
+    ledger, new = Ledger(root), False
+    with alone(root):
+        if _add_controls(here, settings, engines, ledger, told):
+            new, here = True, survey(root, settings.selection.participant_label)
+        collected: dict[str, Collected] = {}
+        for label, entries in here.found.items():
+            with contained(told.of(label)):
+                one = _collect(label, entries, known_tables(root, label), told, root=root)
+                new |= write_tables(one, ledger) | write_index(one, ledger)
+                collected[label] = one
+        new |= _evaluate(collected, settings, ledger, told)
+        outcome = predict_targets(settings, collected, ledger)
+        told.progress |= outcome.progress
+        page, new_page = _write_page(collected, ledger, engines)
+    new |= new_page | outcome.written
+    counts = ", ".join(f"{len(one.rows)} runs of {label}" for label, one in collected.items())
+    took = f"indexed {counts or 'nothing'} in {time.monotonic() - begin:.1f} s"
+    line = took if new or not counts else f"nothing to do: {counts} are indexed already"
+    paths = [index_paths(root, label)["index"] for label in collected]
+    paths = [*paths, *outcome.paths, page]
+    return told.result(begin=begin, lines=[line, *outcome.lines], written=new, paths=paths)
 
 
-def _index_model(label: str, entries: Sequence[Entry], ledger: Ledger) -> bool:
-    """Write table and index of one model; False if they are there already."""
-    root = ledger.root
-    inputs = {bids_uri(e.path, {"": root}): sha256_of(e.path) for e in entries}
-    unit = Unit(
-        name=f"desc-{label}_index",
-        kind="group",
-        about={"label": label},
-        settings={"centred": _is_centred(label)},
-        inputs=inputs,
-    )
-    if ledger.holds(unit):
+def _add_controls(
+    here: Survey, settings: Settings, engines: Engines, ledger: Ledger, told: _Told
+) -> bool:
+    """Embed with untrained networks, for targets to be compared; False if nothing was lacking."""
+    asked = settings.prediction
+    if not (asked.target and asked.controls):
         return False
-    begin, started = time.monotonic(), now()
-    written = _write_index(label, entries, _read_all(entries), inputs, root)
-    seconds = round(time.monotonic() - begin, 2)
-    ledger.write(unit, written, stamps={}, measured={"started": started, "seconds": seconds})
-    log.info("%s: indexed %d runs in %.1f s", label, len(entries), seconds)
+    made = 0
+    with contained(told.of("controls")):
+        controls = ensure_controls(settings, here.found, engines=engines, ledger=ledger)
+        made = sum(controls.made.values())
+    return made > 0
+
+
+def _evaluate(
+    collected: Mapping[str, Collected], settings: Settings, ledger: Ledger, told: _Told
+) -> bool:
+    """Tell what the embeddings are good for; False if all of it is there already."""
+    if not collected:
+        return False
+    new = False
+    draws = choose_draws(
+        collected, seed=settings.science.random_seed, confidence=settings.prediction.confidence
+    )
+    for label in collected:
+        with contained(told.of(label)):
+            new |= write_reidentification(label, collected, ledger, draws=draws)
+    return new
+
+
+def _collect(
+    label: str, entries: Iterable[Entry], tables: Iterable[Path], told: _Told, *, root: Path
+) -> Collected:
+    """Collect one model, and tell which runs are left out."""
+    begin = time.monotonic()
+    one = collect(label, entries, tables, root=root)
+    for entry, error in one.left_out.items():
+        told.of(entry.run).errors.append(error)
+    n, seconds = len(one.rows), time.monotonic() - begin
+    log.info("%s: %d runs, %d of them read, in %.1f s", label, n, one.n_read, seconds)
+    return one
+
+
+def _collect_part(
+    found: Mapping[str, Sequence[Entry]],
+    part: tuple[int, int],
+    root: Path,
+    told: _Told,
+    *,
+    begin: float,
+) -> AppResult:
+    """Collect one part of the participants, as one of many jobs; nothing else is written."""
+    paths = []
+    counts = []
+    for label, entries in found.items():
+        ours = [entry for entry in entries if in_part(entry.participant, part)]
+        path = part_path(root, label, part)
+        if not ours:
+            continue
+        with contained(told.of(label)):
+            one = _collect(label, ours, [path, *known_tables(root, label)[:1]], told, root=root)
+            write_table(path, one, root)
+            paths.append(path)
+            counts.append(f"{len(one.rows)} runs of {label}")
+    line = f"part {part[0]} of {part[1]}: {', '.join(counts) or 'no run is in it'}"
+    return told.result(begin=begin, lines=[line], written=bool(paths), paths=paths)
+
+
+@contextlib.contextmanager
+def alone(root: Path, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Let one group call at a time write into an output folder.
+
+    Each file is whole at any moment; a lock keeps those of one call together. It goes away with
+    the process, however that ends.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    patience : float
+        Seconds to wait for another call.
+
+    Raises
+    ------
+    TemporaryError
+        If the other call takes longer.
+    """
+    folder = root / "retrieval"
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        deadline = time.monotonic() + patience
+        while not _is_locked(handle, folder):
+            if time.monotonic() >= deadline:
+                raise TemporaryError(
+                    f"another group call is at work in {root}, for more than {patience:g} s",
+                    fix="call again when it has ended",
+                )
+            time.sleep(PAUSE)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_locked(handle: int, folder: Path) -> bool:
+    """Take the lock; False if another process has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Some network disks know no locks; files are still renamed into place one by one.
+        log.warning("%s cannot be locked: %s; call the group level once at a time", folder, error)
     return True
 
 
-def _cards(label: str) -> list[Card]:
-    """Find the cards whose outputs have this label; none for a model of another version."""
-    from neurostorm_app.models import list_models, read_card
-
-    return [card for card in map(read_card, list_models()) if card.label == label]
-
-
-def _is_centred(label: str) -> bool:
-    """Ask the model's card whether its vectors share a large common part."""
-    return any(card.centre for card in _cards(label))
-
-
-def _read_all(entries: Sequence[Entry]) -> NDArray[np.float32]:
-    """Read the vectors of all runs; (N, D)."""
-    vectors = [read_embedding(entry.path)[0] for entry in entries]
-    first = vectors[0].size
-    for entry, vector in zip(entries, vectors, strict=True):
-        if vector.size != first:
-            raise DataError(
-                f"{entry.path} holds {vector.size} numbers, {entries[0].path} holds {first}: "
-                "they are of different parcellations or weights",
-                fix="embed all runs of a model with the same weights and atlas",
-            )
-    return np.stack(vectors)
-
-
-def _write_index(
-    label: str,
-    entries: Sequence[Entry],
-    vectors: NDArray[np.float32],
-    hashes: dict[str, str],
-    root: Path,
-) -> dict[Path, str]:
-    from neurostorm_app.pipelines.retrieve import build_index, save_index
-
-    paths = index_paths(root, label)
-    paths["index"].parent.mkdir(parents=True, exist_ok=True)
-    index = build_index(vectors, centre=_is_centred(label))
-    save_index(index, paths["index"])
-    leading = {
-        "participant_id": [f"sub-{entry.participant}" for entry in entries],
-        "run": [entry.run for entry in entries],
-        "source": list(hashes),
-    }
-    rows = zip(range(len(entries)), hashes.items(), entries, strict=True)
-    lines = ["row\tsource\tparticipant_id\trun\tsha256"]
-    lines += [f"{i}\t{u}\tsub-{e.participant}\t{e.run}\t{h}" for i, (u, h), e in rows]
-    demo = any(card.demo for card in _cards(label))
-    about = {
-        "Description": f"{DEMO if demo else ''}All runs embedded by {label}.",
-        "Demo": demo,
-        "Shape": list(vectors.shape),
-        "Privacy": PRIVACY,
-    }
-    similarity = "cosine of the vectors" + ("" if index.mean is None else ", mean taken off")
-    measure = {
-        "Similarity": similarity,
-        "Rows": paths["rows"].name,
-        "Format": "faiss, exact",
-    }
-    return {
-        paths["index"]: sha256_of(paths["index"]),
-        paths["table"]: write_text(paths["table"], embedding_table(vectors, leading), root=root),
-        paths["table_json"]: write_json(paths["table_json"], about, root=root),
-        paths["rows"]: write_text(paths["rows"], "\n".join(lines) + "\n", root=root),
-        paths["index_json"]: write_json(paths["index_json"], {**about, **measure}, root=root),
-    }
-
-
-def _write_page(
-    found: dict[str, list[Entry]], ledger: Ledger, engines: Engines
-) -> tuple[Path, bool]:
+def _write_page(collected: Iterable[str], ledger: Ledger, engines: Engines) -> tuple[Path, bool]:
     """Write the group page if the indices or the runs' reports have changed."""
     root, page = ledger.root, ledger.root / "group.html"
-    inputs = {label: (ledger.read(f"desc-{label}_index") or {"key": ""})["key"] for label in found}
+    units = [
+        f"desc-{label}_{what}" for label in collected for what in ("index", "reidentification")
+    ]
+    units += sorted(path.stem for path in (root / "prov").glob("target-*.json"))
+    inputs = {name: (ledger.read(name) or {"key": ""})["key"] for name in units}
     for report in sorted((root / "logs").glob("sub-*_report.json")):
         inputs[report.name] = sha256_of(report)
     unit = Unit(name="group_report", kind="report", about={}, settings={}, inputs=inputs)
-    if ledger.holds(unit):
-        return page, False
-    started, begin = now(), time.monotonic()
-    page = engines.write_group_page(root)
-    measured = {"started": started, "seconds": round(time.monotonic() - begin, 2)}
-    ledger.write(unit, {page: sha256_of(page)}, stamps={}, measured=measured)
-    return page, True
+
+    def write() -> dict[Path, str]:
+        """Write the page."""
+        written = engines.write_group_page(root)
+        return {written: sha256_of(written)}
+
+    return page, unless_held(unit, ledger, write)

@@ -2,7 +2,8 @@
 
 Each field is one option of the command line, one keyword of ``neurostorm_app.run`` and one
 row of the documentation; its docstring is its help. `Science` changes numbers and so is part
-of the key of every result; `Selection` and `Execution` change none.
+of the key of every result, `Prediction` those of the predictions; `Selection` and `Execution`
+change none.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from neurostorm_app.bids_app.values import (
     parse_spaces,
     parse_whole,
 )
+from neurostorm_app.errors import UsageError
 from neurostorm_app.pipelines.denoise_strategies import choose_strategies
 
 if TYPE_CHECKING:
     from neurostorm_app.pipelines.denoise_strategies import Strategy
     from neurostorm_app.pipelines.stage import OutputSpace
 
-__all__ = ["Execution", "Flag", "Frozen", "Science", "Selection"]
+__all__ = ["Execution", "Flag", "Frozen", "Prediction", "Science", "Selection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,45 @@ class Science(Frozen):
         return any(space.is_standard for space in self.spaces)
 
 
+class Prediction(Frozen):
+    """What to predict at the group level, and how it is evaluated."""
+
+    target: Annotated[tuple[str, ...], Flag("NAME")] = ()
+    """Columns to predict from the embeddings, by commas or spaces: of participants.tsv, of
+    phenotype/*.tsv or of sessions.tsv. FILE:NAME, such as sessions:age, where two files have it."""
+    participants_file: Annotated[Path | None, Flag("FILE")] = None
+    """Table with the column participant_id, instead of participants.tsv of BIDS_DIR."""
+    group_column: Annotated[str | None, Flag("NAME")] = None
+    """Column, such as family or site, whose members are never on both sides of a split. Default:
+    each participant is a group."""
+    site_column: Annotated[str | None, Flag("NAME")] = None
+    """Column of the site, a confound, and what --harmonise takes off. Default: site, if there is
+    such a column."""
+    covariates: Annotated[tuple[str, ...], Flag("NAME")] = ()
+    """What is taken off the embeddings for a second evaluation: motion, site, or any column; none
+    for no confounds at all. Default: motion, site, age and sex, as far as they are there."""
+    harmonise: Literal["none", "combat"] = "none"
+    """combat: bring the embeddings of sites together, fitted inside the folds."""
+    classifier: Literal["ridge", "logistic"] = "ridge"
+    """What tells classes apart; values are always predicted by ridge regression."""
+    baselines: Annotated[tuple[Literal["bnt", "gcn"], ...], Flag("bnt|gcn")] = ()
+    """Networks trained on the connectomes inside the folds, for comparison: Brain Network
+    Transformer, graph convolution. They take long."""
+    folds: Annotated[int, Field(ge=2, le=20), Flag("N")] = 5
+    """Folds of the cross-validation."""
+    repeats: Annotated[int, Field(ge=1, le=100), Flag("N")] = 5
+    """Times that the folds are drawn anew."""
+    permutations: Annotated[int, Field(ge=0, le=100_000), Flag("N")] = 1000
+    """Permutations of the test of no effect; 0 leaves it out."""
+    confidence: Annotated[float, Field(ge=0.5, lt=1), Flag("X")] = 0.9
+    """Coverage of all intervals."""
+    controls: bool = True
+    """Compare each network with itself untrained; where that control is missing it is embedded now,
+    from the preprocessed series. --no-controls leaves it out."""
+    save_heads: bool = False
+    """Also fit a head on all participants, for neurostorm-tools predict on new ones."""
+
+
 class Execution(Frozen):
     """How to run; nothing here changes a number."""
 
@@ -205,6 +246,9 @@ class Execution(Frozen):
     """Write the pages again from what is in OUTPUT_DIR, and do nothing else."""
     skip_bids_validation: Annotated[bool, Flag(None, ("--skip-bids-validator",))] = False
     """Do not validate BIDS_DIR."""
+    shard: Annotated[str | None, Field(pattern=r"^[1-9]\d{0,5}/[1-9]\d{0,5}$"), Flag("I/N")] = None
+    """Group level: collect only part I of N of the participants, as one of N jobs; a call without
+    it joins the parts."""
     stop_on_first_crash: bool = False
     """Stop at the first run that fails instead of finishing the others."""
     verbose: Annotated[int, Flag(None, ("-v",))] = 0
@@ -214,3 +258,16 @@ class Execution(Frozen):
     def memory(self) -> int | None:
         """Memory to stay under in bytes."""
         return parse_memory(self.mem, self.mem_gb)
+
+    @property
+    def part(self) -> tuple[int, int] | None:
+        """Which part of how many to collect at the group level, the first is 1; None for all."""
+        if self.shard is None:
+            return None
+        part, n_parts = map(int, self.shard.split("/"))
+        if part > n_parts:
+            raise UsageError(
+                f"--shard {self.shard}: there is no part {part} of {n_parts}",
+                fix=f"write 1/{n_parts} to {n_parts}/{n_parts}",
+            )
+        return part, n_parts

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from neurostorm_app.models.card import Card
     from neurostorm_app.pipelines.embed import RunEmbedding
 
-__all__ = ["DEMO", "PRIVACY", "common_sidecar", "embedding_sidecars"]
+__all__ = ["CONTROL", "DEMO", "PRIVACY", "common_sidecar", "embedding_sidecars"]
 
 PRIVACY: Final = (
     "Embeddings are personal data: two runs of one person resemble each other, so that a person "
     "can be recognised. Share and store them as you would the scans."
 )
 DEMO: Final = "DEMO WEIGHTS, NOT FOR SCIENCE. "
+CONTROL: Final = "CONTROL, RANDOM WEIGHTS. "
 
 
 def embedding_sidecars(
@@ -44,7 +45,7 @@ def embedding_sidecars(
     """
     n, dimension = embedding.windows.shape
     common = common_sidecar(card, embedding, sources=sources, notes=notes)
-    demo = DEMO if card.demo else ""
+    demo = (CONTROL if card.control else "") + (DEMO if card.demo else "")
     run = {"Description": f"{demo}Embedding of the run: {card.title}.", "Shape": [1, dimension]}
     windows = {
         "Description": f"{demo}Embeddings of windows of the run: {card.title}.",
@@ -79,6 +80,8 @@ def common_sidecar(
     return {
         "Sources": list(sources),
         "Demo": card.demo,
+        "Control": card.control,
+        "Centre": card.centre,
         "Model": {
             "Name": card.name,
             "Label": card.label,

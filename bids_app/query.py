@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from neurostorm_app.bids_app.derivatives import read_embedding
-from neurostorm_app.bids_app.group import index_paths
+from neurostorm_app.bids_app.describe import bids_uri
+from neurostorm_app.bids_app.group_fingerprint import describe_differences, identity
+from neurostorm_app.bids_app.group_outputs import index_paths
+from neurostorm_app.bids_app.group_rows import entry_of, read_run
+from neurostorm_app.bids_app.group_store import count_rows, read_rows
 from neurostorm_app.bids_app.values import closest
-from neurostorm_app.errors import DataError, NoInputError, NothingSelectedError
+from neurostorm_app.errors import DataError, NoInputError, NothingSelectedError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    import numpy as np
+    from numpy.typing import NDArray
 
-__all__ = ["Match", "choose_index", "find_nearest", "read_about"]
+__all__ = ["Match", "choose_index", "find_nearest", "is_file", "label_of", "read_about"]
+
+EXACT: Final[dict[str, Any]] = {"Kind": "exact", "Parameters": {}, "Recall": None}
+"""What earlier versions built."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +84,7 @@ def choose_index(root: Path, model: str | None = None) -> str:
 def _label_of(model: str) -> str:
     from neurostorm_app.models import list_models, read_card
 
-    return read_card(model).label if model in list_models() else model
+    return read_card(model).label if model in list_models(controls=True) else model
 
 
 def read_about(root: Path, label: str) -> dict[str, Any]:
@@ -92,21 +100,23 @@ def read_about(root: Path, label: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        The index's sidecar; ``Demo`` and ``Description`` are always in it.
+        The index's sidecar; ``Demo``, ``Description`` and ``Index`` (``Kind``, ``Parameters``,
+        ``Recall``) are always in it.
     """
     content = json.loads(index_paths(root, label)["index_json"].read_text(encoding="utf-8"))
-    return {"Demo": False, "Description": "", **content}
+    return {"Demo": False, "Description": "", "Index": EXACT, **content}
 
 
 def find_nearest(root: Path, like: str, k: int, *, label: str) -> list[Match]:
-    """Find the runs nearest to a run of the index.
+    """Find the runs nearest to a run of the index, or to an embedding in a file.
 
     Parameters
     ----------
     root : Path
         The output folder.
     like : str
-        Name of a run, such as ``sub-01_task-rest_run-1``.
+        Name of a run of the index, such as ``sub-01_task-rest_run-1``; or the path of the
+        embedding of any run, made alike, which ends in ``.tsv``.
     k : int
         How many.
     label : str
@@ -115,46 +125,148 @@ def find_nearest(root: Path, like: str, k: int, *, label: str) -> list[Match]:
     Returns
     -------
     list of Match
-        Most alike first, without the run itself.
+        Most alike first, without the run itself: for a file, without rows of the same content.
 
     Raises
     ------
+    UsageError
+        If less than one is asked for.
+    NoInputError
+        If there is no such file.
     NothingSelectedError
         If the run is not in the index.
     DataError
-        If table and index do not belong together.
+        If table and index do not belong together, or the file was made in another way.
     """
     from neurostorm_app.pipelines.retrieve import load_index, search
 
+    if k < 1:
+        raise UsageError(f"-k {k}: at least one run is to be found", fix="write -k 10")
     paths = index_paths(root, label)
-    rows = _read_rows(paths["rows"])
-    names = [row["run"] for row in rows]
-    if like not in names:
-        raise NothingSelectedError(
-            f"{like!r} is not among the {len(names)} runs of the index of {label}",
-            fix=closest(like, names) or "embed it, then run the group level again",
-        )
-    vectors = read_embedding(paths["table"])
+    rows = _Lines(paths["rows"])
     index = load_index(paths["index"])
-    if not len(vectors) == len(rows) == index.n_rows:
-        raise DataError(
-            f"{paths['table']} has {len(vectors)} rows, {paths['rows']} {len(rows)} and the index "
-            f"{index.n_rows}",
-            fix="remove the retrieval folder and run the group level again",
-        )
-    same = [i for i, name in enumerate(names) if name == like]
-    found, similarity = search(index, vectors[same[0]], k, exclude=same)
+    if len(rows) != index.n_rows:
+        raise _torn(f"{paths['rows']} has {len(rows)} rows, and the index {index.n_rows}")
+    if is_file(like):
+        vector, own = _from_file(Path(like), rows, root, label)
+    else:
+        vector, own = _from_table(like, rows, root, label)
+    found, similarity = search(index, vector, k, exclude=own)
     return [
         Match(
-            run=rows[i]["run"],
-            participant=rows[i]["participant_id"],
-            source=rows[i]["source"],
+            run=rows[i].run,
+            participant=rows[i].participant,
+            source=rows[i].source,
             similarity=float(s),
         )
-        for i, s in zip(found, similarity, strict=True)
+        for i, s in zip(found.tolist(), similarity, strict=True)
     ]
 
 
-def _read_rows(path: Path) -> Sequence[dict[str, str]]:
-    header, *lines = path.read_text(encoding="utf-8").splitlines()
-    return [dict(zip(header.split("\t"), line.split("\t"), strict=True)) for line in lines]
+def is_file(like: str) -> bool:
+    """Tell whether a file is meant, not the name of a run."""
+    return like.endswith(".tsv")
+
+
+def label_of(like: str) -> str | None:
+    """Tell the label of the model that made an embedding in a file; None for the name of a run.
+
+    Raises
+    ------
+    DataError
+        If the name of the file does not say it.
+    """
+    return entry_of(Path(like)).label if is_file(like) else None
+
+
+class _Line(NamedTuple):
+    """A row of the index."""
+
+    row: str
+    source: str
+    participant: str
+    run: str
+    sha256: str
+
+
+class _Lines:
+    """The rows of an index; a line is taken apart when it is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        except FileNotFoundError as error:
+            raise _torn(f"{path} is not there") from error
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, i: int) -> _Line:
+        return _Line(*self.lines[i].split("\t"))
+
+    def having(self, cell: str) -> list[int]:
+        """Row numbers with this cell."""
+        return [i for i, line in enumerate(self.lines) if cell in line and cell in self[i]]
+
+
+def _from_table(
+    like: str, rows: _Lines, root: Path, label: str
+) -> tuple[NDArray[np.float32], list[int]]:
+    """Take the vector of a run of the index, and say which rows are its own."""
+    own = rows.having(like)
+    if not own:
+        # Of a million names only those of the same participant can be meant.
+        person = f"\t{like.partition('_')[0]}\t"
+        near = [rows[i].run for i, line in enumerate(rows.lines) if person in line]
+        near = near or [rows[i].run for i in range(min(len(rows), 1000))]
+        raise NothingSelectedError(
+            f"{like!r} is not among the {len(rows)} runs of the index of {label}",
+            fix=closest(like, near) or "embed it, then run the group level again",
+        )
+    paths = index_paths(root, label)
+    if paths["parquet"].is_file():
+        n_rows, found = count_rows(paths["parquet"]), read_rows(paths["parquet"], own[:1])
+        if n_rows != len(rows) or found is None or found[0] != [rows[own[0]].source]:
+            raise _torn(f"{paths['parquet']} has other rows than {paths['rows']}")
+        return found[1][0], own
+    vectors = read_embedding(paths["table"])
+    if len(vectors) != len(rows):
+        raise _torn(f"{paths['table']} has {len(vectors)} rows, and the index {len(rows)}")
+    return vectors[own[0]], own
+
+
+def _from_file(
+    path: Path, rows: _Lines, root: Path, label: str
+) -> tuple[NDArray[np.float32], list[int]]:
+    """Read the vector of a file that was made like those of the index, and find its own rows."""
+    if not path.is_file():
+        raise NoInputError(f"{path}: there is no such embedding", fix="check the path")
+    entry = entry_of(path)
+    if entry.label.endswith("Windows"):
+        raise DataError(
+            f"{path} holds the windows of a run; the index holds runs",
+            fix=f"give the table without Windows: {path.name.replace('Windows_', '_')}",
+        )
+    reading = read_run(entry)
+    about = read_about(root, label)
+    if "Fingerprint" not in about:
+        raise DataError(
+            f"the index of {label} does not say what made its vectors: an earlier version wrote it",
+            fix="run the group level again: it builds the index anew",
+        )
+    if identity(reading.fingerprint) != identity(about["Fingerprint"]):
+        raise DataError(
+            f"{path} was not made like the runs of the index of {label}: "
+            f"{describe_differences(reading.fingerprint, about['Fingerprint'])}",
+            fix="embed the run with the weights, atlas, space and options of the index, or choose "
+            "another index by --model",
+        )
+    source = bids_uri(path.resolve(), {"": root.resolve()})
+    return reading.vector, sorted({*rows.having(source), *rows.having(reading.sha256)})
+
+
+def _torn(what: str) -> DataError:
+    return DataError(
+        f"table and index do not belong together: {what}",
+        fix="remove the retrieval folder and run the group level again",
+    )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from neurostorm_app.bids_app.options import Execution, Flag, Frozen, Science, Selection
+from neurostorm_app.bids_app.options import (
+    Execution,
+    Flag,
+    Frozen,
+    Prediction,
+    Science,
+    Selection,
+)
 from neurostorm_app.bids_app.values import (
     Level,
     check_paths,
@@ -17,12 +24,13 @@ from neurostorm_app.bids_app.values import (
     named_paths,
     parse_level,
 )
-from neurostorm_app.errors import UsageError
+from neurostorm_app.errors import NoInputError, UsageError
 
 __all__ = [
     "GROUPS",
     "Execution",
     "Flag",
+    "Prediction",
     "Science",
     "Selection",
     "Settings",
@@ -38,6 +46,7 @@ class Settings(Frozen):
     level: Level
     selection: Selection = Selection()
     science: Science = Science()
+    prediction: Prediction = Prediction()
     execution: Execution = Execution()
 
     @property
@@ -49,6 +58,7 @@ class Settings(Frozen):
 GROUPS: dict[str, type[Frozen]] = {
     "selection": Selection,
     "science": Science,
+    "prediction": Prediction,
     "execution": Execution,
 }
 """The models whose fields are the options, in the order of ``--help``."""
@@ -91,7 +101,9 @@ def build_settings(
         level=parse_level(level),
         **groups,
     )
-    _ = settings.science.spaces, settings.execution.memory  # wrong ones are refused here
+    # Wrong ones are refused here.
+    _ = settings.science.spaces, settings.execution.memory, settings.execution.part
+    _check_group_options(settings, options)
     if settings.science.strategies and not (settings.runs_models and settings.science.has_standard):
         raise UsageError(
             "--denoise takes series in a standard space, and the other options leave those out",
@@ -99,6 +111,49 @@ def build_settings(
             " space in --output-spaces",
         )
     return settings
+
+
+def _check_group_options(settings: Settings, given: Mapping[str, Any]) -> None:
+    """Refuse options of the group level at the other one, and those that would do nothing."""
+    ours = [name for name in given if name in Prediction.model_fields and given[name]]
+    ours += ["shard"] if settings.execution.shard else []
+    prediction = settings.prediction
+    if settings.level != "group" and ours:
+        raise UsageError(
+            f"{_flags(ours)}: an option of the group level, and the level is {settings.level}",
+            fix="leave it out, and call the group level when all participants are done",
+        )
+    # Re-identification, which needs no target, has intervals too.
+    idle = [name for name in ours if name not in {"shard", "confidence"}]
+    if idle and not prediction.target:
+        raise UsageError(
+            f"{_flags(idle)}: without --target nothing is predicted",
+            fix="name a column of participants.tsv: --target age",
+        )
+    if prediction.target and settings.execution.shard:
+        raise UsageError(
+            f"--target with --shard {settings.execution.shard}: a part is no cohort",
+            fix="collect the parts first, then call with --target and without --shard",
+        )
+    if prediction.harmonise == "combat" and "none" in prediction.covariates:
+        raise UsageError(
+            "--harmonise combat with --covariates none: the site is a confound",
+            fix="leave one of them out",
+        )
+    if prediction.harmonise == "combat" and prediction.save_heads:
+        raise UsageError(
+            "--save-heads with --harmonise combat: a head would need the site of new people",
+            fix="leave one of them out",
+        )
+    table = prediction.participants_file
+    if table is not None and not table.is_file():
+        raise NoInputError(
+            f"--participants-file: {table} is no file", fix="check the path; is it mounted?"
+        )
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
 def _plain(field: str, value: Any) -> Any:
@@ -110,9 +165,17 @@ def _plain(field: str, value: Any) -> Any:
             items = [value] if isinstance(value, str | Path) else value
             value = named_paths(field, [str(item) for item in items])
         return check_paths(field, value)
+    if field in {"target", "covariates", "baselines"}:
+        return _split_commas([value] if isinstance(value, str) else value)
     if field in {"models", "output_spaces", "ignore", "denoise"} and isinstance(value, str):
         return (value,)
     return value
+
+
+def _split_commas(words: Iterable[Any]) -> tuple[str, ...]:
+    """Take words apart at commas, each once; a name may hold a blank."""
+    found = [part.strip() for word in words for part in str(word).split(",")]
+    return tuple(dict.fromkeys(part for part in found if part))
 
 
 def _checked(model: type[Frozen], values: Mapping[str, Any]) -> Any:

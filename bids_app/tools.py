@@ -1,4 +1,4 @@
-"""The second command, for people: phantoms, models, nearest runs, training of the demos.
+"""The second command, for people: phantoms, models, nearest runs, heads, training.
 
 Each verb is thin: it reads its arguments, calls one function, and prints what came of it.
 """
@@ -6,14 +6,16 @@ Each verb is thin: it reads its arguments, calls one function, and prints what c
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.cli import Parser, guarded
+from neurostorm_app.bids_app.tools_predict import add_predict, call_predict
+from neurostorm_app.bids_app.tools_query import add_query, call_query
+from neurostorm_app.bids_app.tools_series import add_series, call_series
 from neurostorm_app.bids_app.tools_statistics import add_statistics, call_statistics
+from neurostorm_app.bids_app.tools_train import add_train, call_train
 from neurostorm_app.bids_app.tools_weights import add_weights, call_weights
 from neurostorm_app.errors import ExitCode
 
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["build_parser", "main", "main_inner"]
 
-DEMOS = {"neurostorm-demo": "train_volumes", "brainlm-demo": "train_parcels"}
-"""Demo models, and what trains each."""
-
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of all verbs."""
@@ -32,12 +31,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_phantom(verbs)
-    _add_query(verbs)
+    about = "find the runs most like a run"
+    add_query(_verb(verbs, "query", call_query, about))
+    about = "apply a head that the group level saved to new participants"
+    add_predict(_verb(verbs, "predict", call_predict, about))
+    about = "embed parcel series that were extracted elsewhere"
+    add_series(_verb(verbs, "embed-series", call_series, about))
     _add_check_compat(verbs)
     add_weights(_verb(verbs, "weights", call_weights, "find, fetch and check weights and atlases"))
     about = "measure how the parcels of a cohort are spread, for models that scale by it"
     add_statistics(_verb(verbs, "statistics", call_statistics, about))
-    _add_train(verbs)
+    add_train(_verb(verbs, "train", call_train, "train weights: pre-train, tune, or make a demo"))
     return parser
 
 
@@ -81,33 +85,6 @@ def _phantom(asked: argparse.Namespace) -> None:
     print(f"dataset: {asked.out}\ntruth: {truth.root}")
 
 
-def _add_query(verbs: Any) -> None:
-    verb = _verb(verbs, "query", _query, "find the runs most like a run")
-    verb.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="of the group level")
-    verb.add_argument("--like", required=True, metavar="RUN", help="as sub-01_task-rest_run-1")
-    verb.add_argument("-k", type=int, default=10, metavar="N", help="how many; default 10")
-    verb.add_argument("--model", metavar="NAME", help="default: connectome if it is there")
-    verb.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _query(asked: argparse.Namespace) -> None:
-    from neurostorm_app.bids_app.query import choose_index, find_nearest, read_about
-
-    label = choose_index(asked.output_dir, asked.model)
-    matches = find_nearest(asked.output_dir, asked.like, asked.k, label=label)
-    about = read_about(asked.output_dir, label)
-    if asked.json:
-        found = [dataclasses.asdict(match) for match in matches]
-        answer = {"like": asked.like, "model": label, "demo": about["Demo"], "matches": found}
-        print(json.dumps(answer, indent=2))
-        return
-    if about["Demo"]:
-        print(about["Description"])
-    print(f"nearest to {asked.like} by {label}:")
-    for rank, match in enumerate(matches, start=1):
-        print(f"{rank:3d}  {match.similarity:+.3f}  {match.run}")
-
-
 def _add_check_compat(verbs: Any) -> None:
     about = "say which tools can go on from a derivative, and what is missing for each"
     verb = _verb(verbs, "check-compat", _check_compat, about)
@@ -128,27 +105,6 @@ def _check_compat(asked: argparse.Namespace) -> None:
         for path in tier.missing:
             print(f"     missing: {path}")
     require_tiers(tiers, asked.require)
-
-
-def _add_train(verbs: Any) -> None:
-    verb = _verb(verbs, "train", _train, "train the weights of a demo model on phantoms")
-    names = " or ".join(DEMOS)
-    verb.add_argument("name", choices=tuple(DEMOS), metavar="NAME", help=names)
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE", help="safetensors file")
-    verb.add_argument("--participants", type=int, metavar="N", help="phantoms, two runs of each")
-    verb.add_argument("--steps", type=int, metavar="N", help="of the optimiser")
-    verb.add_argument("--seed", type=int, metavar="N", help="of everything; default 1")
-
-
-def _train(asked: argparse.Namespace) -> None:
-    from neurostorm_app.bids_app.logs import to_terminal
-    from neurostorm_app.pipelines import train
-
-    to_terminal(0)
-    given = {name: getattr(asked, name) for name in ("participants", "steps", "seed")}
-    call = getattr(train, DEMOS[asked.name])
-    done = call(asked.out, **{name: value for name, value in given.items() if value is not None})
-    print(f"{asked.out}\n{done}")
 
 
 def main_inner(argv: Sequence[str] | None = None) -> ExitCode:

@@ -15,6 +15,7 @@ from neurostorm_app.bids_app.report.colouring import Colouring, colourings
 from neurostorm_app.bids_app.report.history import read_history
 from neurostorm_app.bids_app.report.neighbours import Cohort, Neighbour, read_cohorts
 from neurostorm_app.bids_app.report.panels import Notice, Panel, attempt, chart
+from neurostorm_app.bids_app.report.predictions import read_recognition, read_targets
 from neurostorm_app.bids_app.report.reading import Table, read_json, read_table
 from neurostorm_app.bids_app.report.records import RunRecord, read_records
 from neurostorm_app.bids_app.report.render import render_page
@@ -78,6 +79,8 @@ def write_group_page(output_dir: Path) -> Path:
     ]
     cohorts = attempt(notices, lambda: read_cohorts(output_dir)) or {}
     people = attempt(notices, lambda: _read_people(output_dir)) or {}
+    recognition = attempt(notices, lambda: read_recognition(output_dir)) or {}
+    targets = attempt(notices, lambda: read_targets(output_dir)) or []
     sections = [_section(cohort, records, people) for cohort in cohorts.values()]
     levels = Counter(record.verdict.level for record in records)
     context = {
@@ -89,6 +92,8 @@ def write_group_page(output_dir: Path) -> Path:
         "people": _columns(people),
         "strips": distributions(records, LIMITS),
         "sections": [section for section in sections if section is not None],
+        "recognition": recognition,
+        "targets": targets,
         "demo": sorted({n for r in records for n, model in r.models.items() if model.demo}),
         "labels": sorted({label for record in records for label in record.models}),
         "failed": [record for record in records if record.errors],

@@ -104,7 +104,7 @@ def read_vectors(path: Path | None) -> tuple[Table, NDArray[np.float32]]:
     """
     table = read_table(path)
     names = [name for name in table if _DIMENSION.match(name)]
-    labels = {name: cells for name, cells in table.items() if name not in set(names)}
+    labels = {name: cells for name, cells in table.items() if not _DIMENSION.match(name)}
     if not names:
         return labels, np.zeros((0, 0), dtype=np.float32)
     return labels, np.array([table[name] for name in names], dtype=object).astype(np.float32).T

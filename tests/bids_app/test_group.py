@@ -1,13 +1,19 @@
-"""The group level and the search in its index."""
+"""The group level: what it writes, what it leaves alone, and what it refuses."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import subprocess
+import sys
+import threading
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from neurostorm_app.bids_app import tools
+from neurostorm_app.bids_app import group as group_module
+from neurostorm_app.bids_app import group_collect, group_outputs, tools
 from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.derivatives import (
     derivative_path,
@@ -15,9 +21,15 @@ from neurostorm_app.bids_app.derivatives import (
     read_embedding,
     write_text,
 )
-from neurostorm_app.bids_app.group import find_embeddings
-from neurostorm_app.bids_app.query import choose_index, find_nearest
-from neurostorm_app.errors import DataError, NoInputError, NothingSelectedError, UsageError
+from neurostorm_app.bids_app.group import alone, find_embeddings
+from neurostorm_app.errors import (
+    ExitCode,
+    NothingSelectedError,
+    TemporaryError,
+    UsageError,
+)
+from neurostorm_app.pipelines.reidentify import Draws
+from neurostorm_app.pipelines.retrieve import load_index, search
 
 RUN = "sub-01_task-rest_run-1"
 
@@ -35,23 +47,59 @@ def out(tmp_path, rng):
     return tmp_path / "out"
 
 
-def write_vector(root, participant, run, desc, vector):
+def write_vector(root, participant, run, desc, vector, **said):
     entities = {"space": "MNI152NLin6Asym", "res": "2", "desc": desc}
     name = f"sub-{participant}_task-rest_run-{run}"
     path = derivative_path(
         root, name, "func", suffix="embedding", extension=".tsv", entities=entities
     )
     write_text(path, embedding_table(vector[np.newaxis]))
+    sidecar = {
+        "Demo": desc == "toy",
+        "Model": {"WeightsSHA256": None if desc == "connectome" else "ab" * 32},
+        "Contract": {"space": "MNI152NLin6Asym"},
+        "Precision": "fp32",
+        "EmbeddingDimension": len(vector),
+        "Computation": {"atlas_sha256": "cd" * 32},
+    }
+    path.with_suffix(".json").write_text(json.dumps({**sidecar, **said}))
     return path
 
 
 @pytest.fixture
-def group(settings, fake, out):
+def group(settings, fake, out, monkeypatch):
+    """Call the group level; people are told apart by few draws."""
+    few = Draws(n_trials=2, n_bootstraps=20, n_permutations=20)
+    monkeypatch.setattr(group_module, "choose_draws", lambda *_, **__: few)
+
     def run(**options):
         fake.calls.clear()
         return run_app(settings("group", **options), engines=fake.engines())
 
     return run
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """List the runs whose table is opened and parsed."""
+    seen = []
+    real = group_collect.read_run
+
+    def counted(entry):
+        seen.append((entry.label, entry.run))
+        return real(entry)
+
+    monkeypatch.setattr(group_collect, "read_run", counted)
+    return seen
+
+
+def contents(out):
+    """All files of the folder but the log."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted((out / "retrieval").rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_all_runs_of_a_model_stand_in_one_table(group, out):
@@ -73,11 +121,29 @@ def test_all_runs_of_a_model_stand_in_one_table(group, out):
     ]
 
 
+def test_how_well_people_are_told_apart_stands_beside_the_index(group, out):
+    group()
+    for label in ("connectome", "toy"):
+        path = out / "retrieval" / f"desc-{label}_reidentification.json"
+        said = json.loads(path.read_text())
+        assert said["Reidentification"]["Galleries"][0]["Rank1"]["value"] == 1
+        assert said["Demo"] == (label == "toy")
+    assert said["Connectome"]["Runs"] == 6
+
+
+def test_one_participant_alone_is_a_reason_and_no_failure(group, out):
+    assert group(participant_label=["02"]).exit_code == ExitCode.SUCCESS
+    said = json.loads((out / "retrieval" / "desc-toy_reidentification.json").read_text())
+    assert said["Reidentification"]["reason"].startswith("1 of 1 participants have two runs")
+
+
 def test_the_index_says_that_it_identifies_people(group, out):
     group()
     about = json.loads((out / "retrieval" / "desc-toy_index.json").read_text())
     assert "Embeddings are personal data" in about["Privacy"]
     assert about["Shape"] == [6, 11]
+    sidecar = json.loads((out / "retrieval" / "desc-toy_embedding.json").read_text())
+    assert "Embeddings are personal data" in sidecar["Privacy"]
 
 
 def test_a_second_group_call_does_nothing_and_says_so(group, fake):
@@ -107,10 +173,227 @@ def test_an_empty_output_folder_has_no_group(settings, fake):
 
 def test_embeddings_of_different_lengths_are_not_mixed(group, out):
     write_vector(out, "03", "1", "toy", np.ones(7, dtype=np.float32))
-    with pytest.raises(
-        DataError, match=r"holds 7 numbers, .*: they are of different parcellations"
-    ):
-        group()
+    result = group()
+    assert result.exit_code == ExitCode.DATA
+    assert "EmbeddingDimension 7" in result.summary()
+
+
+def test_a_model_with_mixed_weights_is_refused_and_its_old_files_stay(group, out, rng):
+    group()
+    before = contents(out)
+    vector = rng.normal(size=11).astype(np.float32)
+    model = {"WeightsSHA256": "ef" * 32}
+    mixed = write_vector(out, "04", "1", "toy", vector, Model=model)
+    write_vector(out, "04", "1", "connectome", vector)
+    result = group()
+    after = contents(out)
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed
+    assert all("connectome" in name for name in changed)
+    assert result.exit_code == ExitCode.DATA
+    (failed,) = result.runs
+    assert failed.name == "toy"
+    told = result.summary()
+    assert "7 runs of connectome" in told
+    assert f"1 such as {mixed} (WeightsSHA256 efefefefefefefef…)" in told
+    assert "what to do: embed all runs of the model with the same weights" in told
+    mixed.unlink()
+    assert group().exit_code == ExitCode.SUCCESS
+
+
+def test_a_damaged_run_is_left_out_and_the_others_are_collected(group, out):
+    path = find_embeddings(out)["toy"][3].path
+    path.write_text(path.read_text()[:-2])
+    path.with_name("sub-02_notes_embedding.tsv").write_text("")
+    result = group()
+    assert result.exit_code == ExitCode.DATA
+    assert [run.name for run in result.runs] == ["sub-02_notes_embedding.tsv", path.name[:22]]
+    told = result.summary()
+    assert "6 runs of connectome, 5 runs of toy" in told
+    assert "holds 0 whole rows below its header" in told
+    about = json.loads((out / "retrieval" / "desc-toy_embedding.json").read_text())
+    assert about["LeftOut"] == ["sub-02_task-rest_run-2"]
+    assert about["Shape"] == [5, 11]
+
+
+def test_a_model_without_a_good_run_leaves_the_others(group, out):
+    for entry in find_embeddings(out)["toy"]:
+        entry.sidecar.unlink()
+    result = group()
+    assert result.exit_code == ExitCode.DATA
+    assert "none of the 6 runs of toy can be used" in result.summary()
+    assert (out / "retrieval" / "desc-connectome_index.faiss").is_file()
+    assert not (out / "retrieval" / "desc-toy_index.faiss").exists()
+
+
+def test_a_new_participant_does_not_redo_the_others(group, out, rng, reads):
+    group()
+    reads.clear()
+    write_vector(out, "04", "1", "toy", rng.normal(size=11).astype(np.float32))
+    group()
+    assert reads == [("toy", "sub-04_task-rest_run-1")]
+    grown = contents(out)
+    for path in (out / "retrieval").rglob("desc-*"):
+        path.unlink()
+    group()
+    assert contents(out) == grown
+
+
+def test_a_touched_file_leaves_the_index_alone(group, out):
+    group()
+    index = out / "retrieval" / "desc-toy_index.faiss"
+    before = index.stat().st_mtime_ns
+    entry = find_embeddings(out)["toy"][0]
+    entry.path.touch()
+    group()
+    assert index.stat().st_mtime_ns == before
+    stamps = pq.read_table(out / "retrieval" / "desc-toy_embedding.parquet")["mtime_ns"]
+    assert stamps[0].as_py() == entry.path.stat().st_mtime_ns
+    assert group().summary().startswith("nothing to do")
+
+
+def test_a_long_table_is_not_written_as_text_and_says_so(group, out, monkeypatch):
+    group()
+    text = out / "retrieval" / "desc-toy_embedding.tsv"
+    assert text.is_file()
+    monkeypatch.setattr(group_outputs, "TEXT_ROWS", 5)
+    group()
+    assert not text.exists()
+    about = json.loads(text.with_suffix(".json").read_text())
+    assert "6 runs are more than 5" in about["Text"]
+    assert pq.read_metadata(text.with_suffix(".parquet")).num_rows == 6
+    assert group().summary().startswith("nothing to do")
+
+
+def test_demo_weights_are_named_in_what_is_written(group, out):
+    group()
+    for name in ("embedding", "index"):
+        toy = json.loads((out / "retrieval" / f"desc-toy_{name}.json").read_text())
+        real = json.loads((out / "retrieval" / f"desc-connectome_{name}.json").read_text())
+        assert toy["Demo"]
+        assert toy["Description"].startswith("DEMO WEIGHTS, NOT FOR SCIENCE")
+        assert not real["Demo"]
+        assert real["Description"] == "All runs embedded by connectome."
+        assert toy["Fingerprint"]["WeightsSHA256"] == "ab" * 32
+
+
+def test_jobs_collect_parts_and_a_plain_call_joins_them(group, out, reads):
+    group()
+    whole = contents(out)
+    for path in (out / "retrieval").rglob("desc-*"):
+        path.unlink()
+    (out / "group.html").unlink()
+    reads.clear()
+    for i in (1, 2, 3):
+        result = group(shard=f"{i}/3")
+        assert result.summary().startswith(f"part {i} of 3: ")
+        assert {path.parent.name for path in result.paths} <= {"shards"}
+    assert len(reads) == 12
+    names = {path.name for path in (out / "retrieval").rglob("desc-*")}
+    assert all(name.endswith("of3.parquet") for name in names)
+    assert not (out / "group.html").exists()
+    reads.clear()
+    group()
+    assert reads == []
+    joined = contents(out)
+    assert {name: joined[name] for name in whole} == whole
+
+
+def test_a_part_is_not_read_twice(group, out, reads):
+    for i in (1, 2, 3):
+        group(shard=f"{i}/3")
+    reads.clear()
+    for i in (1, 2, 3):
+        group(shard=f"{i}/3")
+    assert reads == []
+
+
+def test_a_part_without_participants_is_no_failure(group, out):
+    results = [group(shard=f"{i}/40") for i in range(1, 41)]
+    told = [result.summary() for result in results]
+    assert sum("no run is in it" in text for text in told) >= 37
+    assert {result.exit_code for result in results} == {ExitCode.SUCCESS}
+
+
+def test_people_whose_scans_are_gone_still_count(group, out, dataset):
+    assert not (dataset.root / "sub-03").exists()
+    assert "6 runs of toy" in group().summary()
+
+
+def test_what_the_participant_level_writes_can_be_collected(settings, fake, tmp_path):
+    run_app(settings(models=["connectome", "toy"]), engines=fake.engines())
+    result = run_app(settings("group"), engines=fake.engines())
+    assert result.exit_code == ExitCode.SUCCESS
+    assert "4 runs of connectome, 4 runs of toy" in result.summary()
+    about = json.loads((tmp_path / "out/retrieval/desc-toy_embedding.json").read_text())
+    assert about["Fingerprint"]["Space"] == "MNI152NLin6Asym"
+    assert about["Demo"]
+
+
+def test_a_second_call_waits_for_the_first(tmp_path):
+    entered = []
+    with alone(tmp_path):
+        waiting = threading.Thread(target=lambda: _enter(tmp_path, entered))
+        waiting.start()
+        waiting.join(0.1)
+        assert entered == []
+        with pytest.raises(TemporaryError, match="another group call is at work"):
+            _enter(tmp_path, entered, patience=0)
+    waiting.join()
+    assert entered == [True]
+
+
+def _enter(root, entered, **options):
+    with alone(root, **options):
+        entered.append(True)
+
+
+def test_a_disk_without_locks_is_no_obstacle(tmp_path, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone(tmp_path):
+        pass
+    assert "cannot be locked" in caplog.text
+
+
+CALLER = """
+import sys, time
+from pathlib import Path
+from neurostorm_app.bids_app.engines import Engines
+from neurostorm_app.bids_app.group import run_group
+from neurostorm_app.bids_app.settings import build_settings
+
+def page(root):
+    (root / "group.html").write_text("x")
+    return root / "group.html"
+
+engines = Engines(preprocess=None, find_model=None, load_model=None, write_subject_page=None,
+                  write_group_page=page)
+options = {} if len(sys.argv) < 4 else {"participant_label": [sys.argv[3]]}
+result = run_group(build_settings(sys.argv[1], sys.argv[2], "group", options), engines, 0.0)
+sys.exit(int(result.exit_code))
+"""
+
+
+def test_calls_at_the_same_time_leave_one_whole_result(out, dataset):
+    """Three processes with two views of the folder: table, rows and index are of one of them."""
+    words = [sys.executable, "-c", CALLER, str(dataset.root), str(out)]
+    calls = [subprocess.Popen([*words, *more]) for more in ([], ["01"], [])]
+    assert [call.wait(120) for call in calls] == [0, 0, 0]
+    for label in ("connectome", "toy"):
+        folder = out / "retrieval"
+        table = pq.read_table(folder / f"desc-{label}_embedding.parquet")
+        rows = (folder / f"desc-{label}_index.tsv").read_text().splitlines()[1:]
+        index = load_index(folder / f"desc-{label}_index.faiss")
+        assert table.num_rows == len(rows) == index.n_rows
+        assert table.num_rows in (2, 6)
+        assert [row.split("\t")[1] for row in rows] == table["source"].to_pylist()
+        vectors = read_embedding(folder / f"desc-{label}_embedding.tsv")
+        assert [int(search(index, vector, 1)[0][0]) for vector in vectors] == [*range(len(rows))]
+    assert not list((out / "retrieval").glob(".*.part"))
+    assert not list((out / "retrieval").glob(".writing-*"))
 
 
 def test_windows_are_not_runs(out):
@@ -118,61 +401,6 @@ def test_windows_are_not_runs(out):
         "connectome": 6,
         "toy": 6,
     }
-
-
-@pytest.mark.parametrize("label", ["connectome", "toy"])
-def test_the_other_run_of_a_person_is_nearest(group, out, label):
-    group()
-    for participant in ("01", "02", "03"):
-        like = f"sub-{participant}_task-rest_run-1"
-        matches = find_nearest(out, like, 10, label=label)
-        assert matches[0].run == f"sub-{participant}_task-rest_run-2"
-        assert like not in [match.run for match in matches]
-        assert len(matches) == 5
-
-
-def test_connectome_is_asked_unless_another_is_named(group, out):
-    group()
-    assert choose_index(out) == "connectome"
-    assert choose_index(out, "toy") == "toy"
-    with pytest.raises(NoInputError, match="holds no index of 'neurostorm'"):
-        choose_index(out, "neurostorm")
-
-
-def test_without_an_index_the_group_level_is_named(out):
-    with pytest.raises(NoInputError, match="holds no index") as caught:
-        choose_index(out)
-    assert "group level" in caught.value.fix
-
-
-def test_a_run_that_is_not_in_the_index_suggests_the_near_one(group, out):
-    group()
-    with pytest.raises(
-        NothingSelectedError, match=r"is not among the .* runs of the index of"
-    ) as caught:
-        find_nearest(out, "sub-01_task-rest_run-3", 3, label="toy")
-    assert "sub-01_task-rest_run-1" in caught.value.fix
-
-
-def test_a_table_that_lost_a_row_is_refused(group, out):
-    group()
-    table = out / "retrieval" / "desc-toy_embedding.tsv"
-    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(DataError, match=r"rows, .* and the index"):
-        find_nearest(out, "sub-01_task-rest_run-1", 3, label="toy")
-
-
-def test_query_prints_what_it_found(group, out, capsys):
-    group()
-    words = ["query", str(out), "--like", "sub-02_task-rest_run-2", "-k", "2"]
-    assert tools.main(words) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[0] == "nearest to sub-02_task-rest_run-2 by connectome:"
-    assert shown[1].endswith("sub-02_task-rest_run-1")
-    assert tools.main([*words, "--json", "--model", "toy"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["model"] == "toy"
-    assert found["matches"][0]["run"] == "sub-02_task-rest_run-1"
 
 
 def test_tools_list_all_models(capsys):

@@ -64,3 +64,50 @@ def test_sizes_are_read(text, size):
 
 def test_nothing_near_gives_no_suggestion():
     assert closest("xyz", ["connectome", "neurostorm"]) == ""
+
+
+@pytest.mark.parametrize("given", ["age,sex", "age , sex", ["age", "sex"], ["age,", "sex,age"]])
+def test_targets_are_told_apart_by_commas_or_blanks(given):
+    settings = build_settings("in", "out", "group", {"target": given})
+    assert settings.prediction.target == ("age", "sex")
+
+
+@pytest.mark.parametrize(
+    ("level", "options", "message"),
+    [
+        ("participant", {"target": "age"}, "--target: an option of the group level, and"),
+        ("participant", {"shard": "1/2"}, "--shard: an option of the group level, and"),
+        ("group", {"folds": 3, "save_heads": True}, "--folds, --save-heads: without --target"),
+        ("group", {"target": "age", "shard": "1/2"}, "--target with --shard 1/2: a part is no"),
+        ("group", {"shard": "3/2"}, "--shard 3/2: there is no part 3 of 2"),
+        (
+            "group",
+            {"target": "age", "harmonise": "combat", "covariates": "none"},
+            "--harmonise combat with --covariates none",
+        ),
+        (
+            "group",
+            {"target": "age", "harmonise": "combat", "save_heads": True},
+            "--save-heads with --harmonise combat",
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_or_harm_are_refused(level, options, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        build_settings("in", "out", level, options)
+    assert caught.value.exit_code == 64
+
+
+def test_a_table_of_participants_that_is_not_there_is_refused(tmp_path):
+    options = {"target": "age", "participants_file": tmp_path / "people.tsv"}
+    with pytest.raises(NoInputError, match=r"--participants-file: .*people.tsv is no file"):
+        build_settings("in", "out", "group", options)
+
+
+def test_intervals_of_reidentification_need_no_target():
+    assert build_settings("in", "out", "group", {"confidence": 0.8}).prediction.confidence == 0.8
+
+
+def test_the_shard_is_read_as_part_and_number():
+    assert build_settings("in", "out", "group", {"shard": "2/10"}).execution.part == (2, 10)
+    assert build_settings("in", "out", "group", {}).execution.part is None
