@@ -142,7 +142,7 @@ def _add_controls(
 ) -> bool:
     """Embed with untrained networks, for targets to be compared; False if nothing was lacking."""
     asked = settings.prediction
-    if not (asked.target and asked.controls):
+    if not asked.target or asked.no_controls:
         return False
     made = 0
     with contained(told.of("controls")):

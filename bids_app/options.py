@@ -210,9 +210,9 @@ class Prediction(Frozen):
     """Permutations of the test of no effect; 0 leaves it out."""
     confidence: Annotated[float, Field(ge=0.5, lt=1), Flag("X")] = 0.9
     """Coverage of all intervals."""
-    controls: bool = True
-    """Compare each network with itself untrained; where that control is missing it is embedded now,
-    from the preprocessed series. --no-controls leaves it out."""
+    no_controls: bool = False
+    """Leave out the comparison of each network with itself untrained, for which runs are embedded
+    with random weights now, from the preprocessed series, where that was not done before."""
     save_heads: bool = False
     """Also fit a head on all participants, for neurostorm-tools predict on new ones."""
 
