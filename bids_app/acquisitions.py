@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.bids_app.entities import matches, parse_name
+from neurostorm_app.bids_app.entities import check_clashes, matches, parse_name
 from neurostorm_app.bids_app.fieldmaps import (
     SUFFIXES,
     FieldmapGroup,
@@ -81,7 +81,7 @@ def sort_files(files: Iterable[Path], filters: Mapping[str, Mapping[str, Any]]) 
         Filters of ``t1w``, ``bold``, ``sbref`` and ``fmap`` images.
     """
     found = Files()
-    series: dict[str, Path] = {}
+    chosen: list[Path] = []
     for path in files:
         try:
             entities = parse_name(path)
@@ -98,7 +98,10 @@ def sort_files(files: Iterable[Path], filters: Mapping[str, Mapping[str, Any]]) 
             if suffix == "sbref" and matches(entities, filters["sbref"]):
                 found.sbref[name_of(path)] = path
             elif suffix == "bold" and matches(entities, filters["bold"]):
-                series[name_of(path)] = path
+                chosen.append(path)
+    clashes = check_clashes(chosen)
+    found.wrong |= {name_of(path): error for path, error in clashes.items()}
+    series = {name_of(path): path for path in chosen if path not in clashes}
     for name, path in series.items():
         alone = sum(_without_echo(other) == _without_echo(name) for other in series) == 1
         found.bold.setdefault(name if alone else _without_echo(name), []).append(path)

@@ -8,20 +8,22 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.dataset import check_dataset, find_runs, list_participants
-from neurostorm_app.bids_app.derivatives import check_output_dir, write_json
+from neurostorm_app.bids_app.derivatives import check_output_dir
 from neurostorm_app.bids_app.describe import check_owner, describe_output
 from neurostorm_app.bids_app.engines import real_engines
-from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.executors import failed, work_through
 from neurostorm_app.bids_app.group import run_group
+from neurostorm_app.bids_app.kept_settings import keep_settings
 from neurostorm_app.bids_app.logs import to_file
 from neurostorm_app.bids_app.pages import write_page
-from neurostorm_app.bids_app.participant import process_participants
 from neurostorm_app.bids_app.planning import describe_plan
+from neurostorm_app.bids_app.privacy import rules_of
 from neurostorm_app.bids_app.provenance import Ledger
-from neurostorm_app.bids_app.results import AppResult, RunResult
+from neurostorm_app.bids_app.results import AppResult
+from neurostorm_app.bids_app.scratch import open_scratch, remove_abandoned
 from neurostorm_app.bids_app.units import Call
 from neurostorm_app.bids_app.validation import validate
 from neurostorm_app.bids_app.values import closest
@@ -29,10 +31,11 @@ from neurostorm_app.errors import AppError, NoInputError, NothingSelectedError, 
 from neurostorm_app.pipelines.resources import detect, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from neurostorm_app.bids_app.dataset import Found, Participant
     from neurostorm_app.bids_app.engines import Engines, ModelFiles
+    from neurostorm_app.bids_app.executors import Outcome
     from neurostorm_app.bids_app.settings import Settings
 
 __all__ = ["run_app"]
@@ -46,7 +49,11 @@ GROUP: Final = 16
 
 
 def run_app(
-    settings: Settings, *, engines: Engines | None = None, notes: Sequence[str] = ()
+    settings: Settings,
+    *,
+    engines: Engines | None = None,
+    notes: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
 ) -> AppResult:
     """Do what one call of the command asks for.
 
@@ -58,6 +65,8 @@ def run_app(
         The doors to the pipelines; the real ones by default.
     notes : sequence of str
         What to log at the start.
+    given : mapping, optional
+        What the user gave, by field name: paths are kept as they were typed.
 
     Returns
     -------
@@ -71,7 +80,9 @@ def run_app(
     """
     begin = time.monotonic()
     engines = engines or real_engines()
-    check_dataset(settings.bids_dir, skip=settings.execution.skip_bids_validation)
+    # The group level works from the output folder alone: the raw dataset may be gone.
+    if settings.level != "group" or settings.bids_dir.exists():
+        check_dataset(settings.bids_dir, skip=settings.execution.skip_bids_validation)
     dry = settings.execution.dry_run
     check_output_dir(
         settings.output_dir, settings.bids_dir, settings.execution.work_dir, create=not dry
@@ -79,7 +90,9 @@ def run_app(
     check_owner(settings.output_dir)
     if dry:
         return _participant_level(settings, engines, begin)
-    with to_file(settings.output_dir / "logs"):
+    rules = rules_of(settings, strict=settings.execution.privacy == "strict")
+    with to_file(settings.output_dir / "logs", rules):
+        keep_settings(settings, given or {}, rules=rules)
         for note in notes:
             log.info("%s", note)
         if settings.execution.reports_only:
@@ -110,7 +123,10 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
         call = Call(
             settings=settings,
             engines=engines,
-            ledger=Ledger(settings.output_dir),
+            ledger=Ledger(
+                settings.output_dir,
+                rules_of(settings, strict=settings.execution.privacy == "strict"),
+            ),
             plan=resources_plan,
             models=models,
             missing=missing,
@@ -119,27 +135,23 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
         )
         if execution.dry_run:
             return AppResult(lines=tuple(describe_plan(found, call, resources)), written=False)
-        describe_output(settings.output_dir, {k: v for k, v in call.roots.items() if k})
+        describe_output(
+            settings.output_dir, {k: v for k, v in call.roots.items() if k}, rules=call.rules
+        )
         return _work(found, call, begin)
 
 
 def _work(found: Found, call: Call, begin: float) -> AppResult:
     """Work through the participants; none of them stops the others."""
-    results = [_failed(name, error, call.root) for name, error in found.failed.items()]
-    pages: list[Path] = []
-    written = False
-    for group in _groups(found.participants, most=1 if call.stops else GROUP):
-        if call.stops and any(result.errors for result in results):
-            log.error("stopped at the first failure: sub-%s and after not tried", group[0].label)
-            break
-        results += process_participants(group, call)
-        for participant in group:
-            try:
-                page, new = write_page(participant.label, call.ledger, call.engines)
-                pages.append(page)
-                written = written or new
-            except Exception as error:  # noqa: BLE001  a page that fails stops nobody's results
-                results.append(_failed(f"sub-{participant.label}", as_app_error(error), call.root))
+    results = [failed(name, error, call) for name, error in found.failed.items()]
+    outcomes: list[Outcome] = []
+    if not (call.stops and results):
+        groups = _groups(found.participants, most=1 if call.stops else GROUP)
+        executor = call.settings.execution.executor
+        outcomes = work_through(groups, call, executor=executor, per_process=PER_PROCESS)
+    results += [result for outcome in outcomes for result in outcome.results]
+    pages = [page for outcome in outcomes for page in outcome.pages]
+    written = any(outcome.written for outcome in outcomes)
     written = written or any(result.status != "reused" for result in results)
     return AppResult(
         runs=tuple(sorted(results, key=lambda result: result.name)),
@@ -160,14 +172,6 @@ def _groups(participants: Iterable[Participant], *, most: int) -> Iterator[list[
         group.append(participant)
     if group:
         yield group
-
-
-def _failed(name: str, error: AppError, root: Path) -> RunResult:
-    log.error("%s failed: %s", name, error.what)
-    result = RunResult(name=name, status="failed", errors=(error,))
-    if not isinstance(error, NothingSelectedError) and "/" not in name:
-        write_json(root / "logs" / f"{name}_report.json", result.as_dict(), root=root)
-    return result
 
 
 def _find_models(
@@ -228,8 +232,8 @@ def _open_scratch(settings: Settings, stack: ExitStack) -> tuple[Path, Path]:
     Ours go away by themselves; what was put into a scratch folder that was given stays.
     """
     given = settings.execution.work_dir
-    hidden = tempfile.TemporaryDirectory(prefix=".work-", dir=settings.output_dir)
-    ours = Path(stack.enter_context(hidden))
+    remove_abandoned(settings.output_dir)
+    ours = stack.enter_context(open_scratch(settings.output_dir))
     if given is None:
         return ours / "scratch", ours / "series"
     given.mkdir(parents=True, exist_ok=True)

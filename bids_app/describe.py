@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from neurostorm_app.bids_app.derivatives import write_json, write_text
 from neurostorm_app.bids_app.outputs import PRIVACY
+from neurostorm_app.bids_app.privacy import Rules
 from neurostorm_app.errors import CannotCreateError
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ def check_owner(root: Path) -> dict[str, Any]:
     return dict(description)
 
 
-def describe_output(root: Path, datasets: Mapping[str, Path]) -> None:
+def describe_output(
+    root: Path, datasets: Mapping[str, Path], *, rules: Rules | None = None
+) -> None:
     """Write description, ignore list and README; a file that is right is left alone.
 
     Parameters
@@ -128,10 +131,16 @@ def describe_output(root: Path, datasets: Mapping[str, Path]) -> None:
         The output folder.
     datasets : mapping
         Folders of the raw dataset and of derivatives by name.
+    rules : Rules, optional
+        What is hidden; by default nothing is.
     """
+    rules = rules or Rules()
     old = check_owner(root)
     links = dict(old.get("DatasetLinks", {}))
-    links |= {name: quote(os.path.relpath(path, root)) for name, path in datasets.items()}
+    links |= {
+        name: rules.link(name, quote(os.path.relpath(path, root)))
+        for name, path in datasets.items()
+    }
     description = {
         "Name": "neurostorm-app: embeddings of fMRI runs",
         "BIDSVersion": BIDS_VERSION,

@@ -11,11 +11,12 @@ from neurostorm_app.bids_app.values import LABEL, closest
 from neurostorm_app.errors import DataError, NoInputError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from neurostorm_app.bids_app.settings import Selection
 
-__all__ = ["Filters", "matches", "parse_name", "read_filters"]
+__all__ = ["Filters", "check_clashes", "matches", "parse_name", "read_filters"]
 
 LONG: Final = {
     "acquisition": "acq",
@@ -38,6 +39,12 @@ KEYS: Final = {**LONG, **{short: short for short in LONG.values()}}
 IGNORED: Final = frozenset({"datatype", "suffix", "extension", "scope"})
 NUMBERS: Final = frozenset({"run", "echo"})
 STEM: Final = re.compile(r"(?:[a-z]+-[0-9A-Za-z+]+_)+[0-9A-Za-z]+")
+FOLDER: Final = re.compile(r"(sub|ses)-([0-9A-Za-z+]+)")
+ADDED: Final = frozenset({"space", "res", "den", "desc", "atlas", "label", "from", "to", "mode"})
+"""Entities that a derivative adds to the name of its source."""
+SOURCE_MAX: Final = 140
+"""Letters of the name of a source; those of its outputs must stay under 255."""
+FILTER_MAX: Final = 2**20
 
 Filters = Mapping[str, Any]
 """Entity to the value or values it must have; None for no such entity, ``*`` for any."""
@@ -70,7 +77,60 @@ def parse_name(path: Path) -> dict[str, str]:
         )
     *pairs, suffix = stem.split("_")
     entities = dict(pair.split("-", 1) for pair in pairs)
+    if len(entities) < len(pairs):
+        raise DataError(f"{path.name!r} names an entity twice", fix="rename the file as BIDS says")
+    _check_folder(path, entities)
+    length = sum(len(pair) + 1 for pair in pairs if pair.split("-")[0] not in ADDED)
+    if length > SOURCE_MAX:
+        raise DataError(
+            f"{path.name!r} has {length} letters before its suffix; expected {SOURCE_MAX} at most, "
+            "since names of results are longer and no disk takes more than 255",
+            fix="shorten its labels",
+        )
     return {**entities, "suffix": suffix}
+
+
+def _check_folder(path: Path, entities: Mapping[str, str]) -> None:
+    """Refuse an image in the folder of another participant or session."""
+    for folder in reversed(path.parts[:-1]):
+        match = FOLDER.fullmatch(folder)
+        if match and entities.get(match[1], match[2]) != match[2]:
+            raise DataError(
+                f"{path.name!r} lies in the folder {folder}; expected one label in both",
+                fix="move or rename the file: its results would go to another participant",
+            )
+        if match and match[1] == "sub":
+            return
+
+
+def check_clashes(paths: Iterable[Path]) -> dict[Path, DataError]:
+    """Find images that would give one name to the results of two.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Images of one suffix.
+
+    Returns
+    -------
+    dict
+        An error for each image that another one equals but for upper and lower case, leading
+        zeros of its run or echo, or its extension.
+    """
+    alike: dict[tuple[tuple[str, str], ...], list[Path]] = {}
+    for path in paths:
+        pairs = ((k, _canonical(k, v).casefold()) for k, v in parse_name(path).items())
+        alike.setdefault(tuple(sorted(pairs)), []).append(path)
+    return {
+        path: DataError(
+            f"{path.name!r} and {other.name!r} are one name to a disk or to BIDS: upper and lower "
+            "case, leading zeros and extensions tell no two runs apart",
+            fix="leave one of them out, or rename it",
+        )
+        for group in alike.values()
+        for path, other in zip(group, [*group[1:], group[0]], strict=True)
+        if len(group) > 1
+    }
 
 
 def matches(entities: Mapping[str, str], filters: Filters) -> bool:
@@ -136,9 +196,15 @@ def _read_filter_file(path: Path | None) -> dict[str, dict[str, Any]]:
         return {}
     if not path.is_file():
         raise NoInputError(f"--bids-filter-file: {path} does not exist", fix="check the path")
+    if path.stat().st_size > FILTER_MAX:
+        raise UsageError(f"{path} is larger than 1 MiB: no filter file is", fix="check the path")
     try:
         queries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except PermissionError as error:
+        raise NoInputError(
+            f"{path}: this user may not read the filter file", fix="ask for the permission"
+        ) from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}", fix="repair the file") from error
     if not isinstance(queries, dict) or not all(isinstance(q, dict) for q in queries.values()):
         raise UsageError(
@@ -159,7 +225,8 @@ def _checked_query(path: Path, name: str, query: Mapping[str, Any]) -> dict[str,
                 fix=closest(key, KEYS) or f"use one of {', '.join(sorted(LONG))}",
             )
         for value in wanted if isinstance(wanted, list) else [wanted]:
-            if value not in (None, "*") and not LABEL.fullmatch(str(value)):
+            allowed = value is None or value == "*" or LABEL.fullmatch(str(value))
+            if isinstance(value, bool) or not allowed:
                 raise UsageError(
                     f"{path}: {name}: {key}: {value!r} is not a BIDS label",
                     fix='expected letters, digits and +, or null or "*"',

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import subprocess
 import zlib
+from concurrent.futures import BrokenExecutor
 from gzip import BadGzipFile
+from json import JSONDecodeError
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from neurostorm_app.bids_app.signals import Stopped
 from neurostorm_app.errors import (
     AppError,
     CannotCreateError,
     CorruptImageError,
+    DataError,
     ExitCode,
     InputOutputError,
+    NoInputError,
     TemporaryError,
 )
 
@@ -26,6 +34,28 @@ log = logging.getLogger(__name__)
 
 NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+DISK: Final = "check the disk or the network share, then call again"
+LINKS: Final = "check links and mounts; of a DataLad dataset, run: datalad get on this file"
+FILES: Final = "raise the limit of open files (ulimit -n), or use a smaller --nprocs"
+OTHERS: Final[dict[int, tuple[type[AppError], str]]] = {
+    errno.ENOENT: (NoInputError, LINKS),
+    errno.ENOTDIR: (InputOutputError, LINKS),
+    errno.ELOOP: (NoInputError, LINKS),
+    errno.ENAMETOOLONG: (CannotCreateError, "choose a shorter OUTPUT_DIR or --work-dir"),
+    errno.EMFILE: (TemporaryError, FILES),
+    errno.ENFILE: (TemporaryError, FILES),
+}
+"""What other numbers mean, and what to do; the rest is a disk that fails."""
+MIB: Final = 2**20
+ALLOCATION: Final = (
+    "bad_alloc",
+    "can't allocate memory",
+    "Failed to allocate memory",
+    "CUDA out of memory",
+)
+"""What torch, ITK and C++ say in a RuntimeError when there is no memory."""
+KILLED: Final = frozenset({-9, 128 + 9})
+"""Exit status of a program that the kernel killed, and what a shell makes of it."""
 SEVERITY: Final = (
     ExitCode.FAILURE,
     ExitCode.INPUT_OUTPUT,
@@ -56,19 +86,15 @@ def as_app_error(error: BaseException) -> AppError:
     """
     if isinstance(error, AppError):
         return error
+    if isinstance(error, Stopped):
+        return error.told()
     if isinstance(error, KeyboardInterrupt):
         return TemporaryError("interrupted", fix="call again; what is finished is reused")
-    if isinstance(error, MemoryError):
-        return TemporaryError(
-            "there was not enough memory", fix="give the job more, or set --nprocs 1 and --mem"
-        )
-    if isinstance(error, EOFError | zlib.error | BadGzipFile):
-        return CorruptImageError(
-            f"a compressed file is damaged or ends too early: {error}",
-            fix="get the file again and compare its size or checksum with the source",
-        )
+    known = _of_memory(error) or _of_data(error)
+    if known is not None:
+        return known
     if isinstance(error, OSError) and error.errno is not None:
-        return _from_os(error)
+        return _of_system(error)
     log.error("unexpected", exc_info=error)
     return AppError(
         f"unexpected {type(error).__name__}: {error}",
@@ -76,16 +102,94 @@ def as_app_error(error: BaseException) -> AppError:
     )
 
 
-def _from_os(error: OSError) -> AppError:
-    where = error.filename or "a file"
-    if error.errno in NOT_OURS:
-        return CannotCreateError(
-            f"{where}: {error.strerror}", fix="check permissions and mounts of this place"
+def _of_memory(error: BaseException) -> AppError | None:
+    """Tell too little memory, in whichever words."""
+    killed = isinstance(error, subprocess.CalledProcessError) and error.returncode in KILLED
+    if killed or isinstance(error, BrokenExecutor):
+        return TemporaryError(
+            "a process of this call was killed, most often because its memory was used up",
+            fix="call again with a smaller --nprocs, or give the job more memory and --mem",
         )
+    # torch is not imported here, and its error for a full device is known by its name.
+    device = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
+    if device:
+        return TemporaryError(
+            f"there was not enough memory on the device: {_first_line(error)}",
+            fix="call again with --batch-size 1, or --device cpu, or when the device is free",
+        )
+    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    said = isinstance(error, RuntimeError) and any(word in str(error) for word in ALLOCATION)
+    if isinstance(error, MemoryError) or refused or said:
+        return TemporaryError(
+            "there was not enough memory",
+            fix="call again with a smaller --nprocs and --batch-size 1, or give the job more"
+            " memory and --mem",
+        )
+    return None
+
+
+def _of_data(error: BaseException) -> AppError | None:
+    """Tell data that no reader could make sense of."""
+    if isinstance(error, EOFError | zlib.error | BadGzipFile):
+        return CorruptImageError(
+            f"a compressed file is damaged or ends too early: {error}",
+            fix="get the file again and compare its size or checksum with the source",
+        )
+    # nibabel takes long to import, and all its own errors live in its modules.
+    if type(error).__module__.partition(".")[0] == "nibabel" and isinstance(error, Exception):
+        return CorruptImageError(
+            f"an image file cannot be read: {_first_line(error)}",
+            fix="get the file again and compare its size or checksum with the source",
+        )
+    if isinstance(error, UnicodeDecodeError | JSONDecodeError | RecursionError):
+        log.info("where a text file could not be read", exc_info=error)
+        return DataError(
+            f"a text file cannot be read: {_first_line(error)}",
+            fix="look for a file that is not UTF-8, or is JSON with a mistake in it; the log file"
+            " in OUTPUT_DIR/logs says where it was read",
+        )
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
+
+
+def _of_system(error: OSError) -> AppError:
+    """Tell an error of the operating system by its number, and by what was being done."""
+    where = error.filename or "a file"
+    said = f"{where}: {error.strerror}"
     if error.errno in FULL:
         return CannotCreateError(
-            f"{where}: {error.strerror}", fix="free space, or set --work-dir and OUTPUT_DIR"
+            f"{said}{_free(error.filename)}",
+            fix="free space or raise the quota there, or choose another OUTPUT_DIR or --work-dir;"
+            " then call again: what is finished is reused",
         )
-    return InputOutputError(
-        f"{where}: {error.strerror}", fix="check the disk or the network share, then call again"
-    )
+    if error.errno in NOT_OURS:
+        if _was_read(error):
+            return NoInputError(said, fix="let this user read it, or leave it out of the call")
+        return CannotCreateError(said, fix="check permissions and mounts of this place")
+    kind, fix = OTHERS.get(error.errno or 0, (InputOutputError, DISK))
+    return kind(said, fix=fix)
+
+
+def _was_read(error: OSError) -> bool:
+    """Tell whether a file that may not be used was to be read: it is there, and not readable."""
+    if error.filename is None or error.filename2 is not None or error.errno == errno.EROFS:
+        return False
+    path = Path(os.fsdecode(error.filename))
+    if not os.access(path.parent, os.X_OK):
+        return True
+    return os.path.lexists(path) and not os.access(path, os.R_OK)
+
+
+def _free(name: str | bytes | int | None) -> str:
+    """Say which disk is full, and what is left of it."""
+    if not isinstance(name, str | bytes):
+        return ""
+    path = Path(os.fsdecode(name)).absolute()
+    folder = next((parent for parent in path.parents if parent.is_dir()), Path("/"))
+    mount = next((p for p in (folder, *folder.parents) if os.path.ismount(p)), folder)
+    disk = os.statvfs(folder)
+    free, files = disk.f_bavail * disk.f_frsize, disk.f_favail
+    return f" (the disk at {mount} has {free / MIB:.1f} MiB and {files} files left)"

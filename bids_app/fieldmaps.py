@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from neurostorm_app.bids_app.entities import parse_name
 from neurostorm_app.bids_app.sidecars import read_sidecar
-from neurostorm_app.errors import DataError
+from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.stage import Fieldmap, Scan
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _read(path: Path, root: Path, broken: dict[Path, str]) -> Scan:
     """Read the sidecar of an image; one that is broken is noted, and its own run fails by it."""
     try:
         return Scan(path=path, metadata=read_sidecar(path, root))
-    except DataError as error:
+    except AppError as error:
         broken[path] = error.what
         return Scan(path=path)
 

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from neurostorm_app.bids_app.describe import describe_output
+from neurostorm_app.bids_app.describe import check_owner, describe_output
 from neurostorm_app.bids_app.group_collect import collect, in_part
 from neurostorm_app.bids_app.group_controls import ensure_controls
 from neurostorm_app.bids_app.group_outputs import (
@@ -28,7 +28,6 @@ from neurostorm_app.bids_app.group_outputs import (
 from neurostorm_app.bids_app.group_predictions import predict_targets
 from neurostorm_app.bids_app.group_rows import Entry, find_embeddings, survey
 from neurostorm_app.bids_app.group_store import Collected, write_table
-from neurostorm_app.bids_app.motion import linked_datasets
 from neurostorm_app.bids_app.provenance import Ledger, Unit, sha256_of
 from neurostorm_app.bids_app.reidentification import choose_draws, write_reidentification
 from neurostorm_app.bids_app.results import AppResult, Progress, contained
@@ -112,10 +111,12 @@ def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
     if settings.execution.part is not None:
         return _collect_part(here.found, settings.execution.part, root, told, begin=begin)
     # The dataset the embeddings are from stays named, if this call was given another place.
-    known = linked_datasets(root)
-    describe_output(root, {} if "raw" in known else {"raw": settings.bids_dir})
+    known = "raw" in check_owner(root).get("DatasetLinks", {})
+    describe_output(root, {} if known else {"raw": settings.bids_dir})
     ledger, new = Ledger(root), False
     with alone(root):
+        # Another call may have been waited for: what it has seen must not be taken away again.
+        here = survey(root, settings.selection.participant_label)
         if _add_controls(here, settings, engines, ledger, told):
             new, here = True, survey(root, settings.selection.participant_label)
         collected: dict[str, Collected] = {}
@@ -134,7 +135,27 @@ def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
     line = took if new or not counts else f"nothing to do: {counts} are indexed already"
     paths = [index_paths(root, label)["index"] for label in collected]
     paths = [*paths, *outcome.paths, page]
-    return told.result(begin=begin, lines=[line, *outcome.lines], written=new, paths=paths)
+    lines = [line, *_limits(root, collected), *outcome.lines]
+    return told.result(begin=begin, lines=lines, written=new, paths=paths)
+
+
+def _limits(root: Path, collected: Mapping[str, Collected]) -> Iterator[str]:
+    """Say who is not in the tables, and which tables are of an earlier call."""
+    everybody = {path.name for path in root.glob("sub-*") if path.is_dir()}
+    for label, one in collected.items():
+        if lacking := everybody - {f"sub-{row.participant}" for row in one.rows}:
+            yield (
+                f"of {len(everybody)} participants in the folder, {len(lacking)} are not in the "
+                f"table and the index of {label}"
+            )
+    names = [path.name for path in sorted((root / "retrieval").glob("desc-*_index.faiss"))]
+    labels = [name.removeprefix("desc-").removesuffix("_index.faiss") for name in names]
+    for label in labels:
+        if label not in collected:
+            yield (
+                f"the table and the index of {label} are of an earlier call: no run was collected "
+                "now; remove them if they are not wanted"
+            )
 
 
 def _add_controls(

@@ -21,6 +21,7 @@ from neurostorm_app.bids_app.provenance import key_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
     from neurostorm_app.bids_app.group_rows import Entry
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 ABOUT: Final = b"neurostorm_app"
+TEXTS: Final = ("participant_id", "session", "run", "source", "sha256")
 STAMPS: Final = ("size", "mtime_ns", "sidecar_size", "sidecar_mtime_ns")
 ROW_GROUP: Final = 16_384
 """Rows that are compressed together: one run is read without the others."""
@@ -180,18 +182,23 @@ def read_rows(path: Path, places: Sequence[int]) -> tuple[list[str], NDArray[np.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    groups = sorted({place // ROW_GROUP for place in places})
-    first = {group: i * ROW_GROUP for i, group in enumerate(groups)}
-    where = [first[place // ROW_GROUP] + place % ROW_GROUP for place in places]
+    asked: dict[int, list[int]] = {}
+    for number, place in enumerate(places):
+        asked.setdefault(place // ROW_GROUP, []).append(number)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            found = file.read_row_groups(groups, columns=["source", "vector"], use_threads=False)
-        column = found["vector"].combine_chunks().flatten()
-        rows = column.to_numpy(zero_copy_only=False).reshape(found.num_rows, -1)
-        return found["source"].take(where).to_pylist(), rows[where]
+            vectors = np.empty((len(places), _check_columns(file.schema_arrow)), np.float32)
+            sources = np.empty(len(places), object)
+            for group, numbers in asked.items():  # one at a time: all would take twice the room
+                found = file.read_row_group(group, columns=["source", "vector"], use_threads=False)
+                where = [places[number] % ROW_GROUP for number in numbers]
+                flat = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                vectors[numbers] = flat.reshape(found.num_rows, -1)[where]
+                sources[numbers] = found["source"].take(where).to_pylist()
     except (pa.ArrowException, OSError, ValueError, IndexError, KeyError) as error:
         _tell_damage(path, error)
         return None
+    return sources.tolist(), vectors
 
 
 def count_rows(path: Path) -> int | None:
@@ -219,16 +226,34 @@ def read_table(path: Path) -> Stored | None:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             about = json.loads((file.schema_arrow.metadata or {})[ABOUT])
+            dimension = _check_columns(file.schema_arrow)
             names = [name for name in file.schema_arrow.names if name != "vector"]
             columns = file.read(columns=names, use_threads=False).to_pydict()
         fingerprint, places = about["fingerprint"], enumerate(columns["source"])
+        said = fingerprint["EmbeddingDimension"]
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         _tell_damage(path, error)
         return None
     if about.get("format") != FORMAT:
         _tell_damage(path, f"it is of format {about.get('format')}; expected {FORMAT}")
         return None
+    if said != dimension:
+        _tell_damage(path, f"its vectors have {dimension} numbers; it says {said}")
+        return None
     return Stored(path, fingerprint, columns, {source: i for i, source in places})
+
+
+def _check_columns(schema: pa.Schema) -> int:
+    """Tell the length of a vector, D; ValueError for other columns than `write_table` writes."""
+    import pyarrow as pa
+
+    expected = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(STAMPS, pa.int64())
+    found = {field.name: field.type for field in schema}
+    vector = found.pop("vector", pa.null())
+    size = getattr(vector, "list_size", -1)  # -1 stands for any length
+    if found != expected or size < 1 or vector != pa.list_(pa.float32(), size):
+        raise ValueError(f"its columns are {', '.join(schema.names)}, or of other types than ours")
+    return int(size)
 
 
 def _tell_damage(path: Path, why: object) -> None:

@@ -6,6 +6,7 @@ dates, addresses and serial numbers of people and scanners never reach an output
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.images import SYN
@@ -18,35 +19,45 @@ if TYPE_CHECKING:
 
 __all__ = ["carried", "image_sidecar", "said", "series_facts"]
 
-CARRIED: Final = (
-    "TaskName",
+NUMBERS: Final = (
     "RepetitionTime",
     "EchoTime",
     "FlipAngle",
     "MagneticFieldStrength",
-    "Manufacturer",
-    "ManufacturersModelName",
-    "PhaseEncodingDirection",
-    "PulseSequenceType",
     "SliceThickness",
     "TotalReadoutTime",
     "EffectiveEchoSpacing",
     "MultibandAccelerationFactor",
     "ParallelReductionFactorInPlane",
 )
-"""Keys of a raw sidecar that may stand in an output."""
+"""Keys of a raw sidecar whose value may stand in an output if it is a number."""
+WORDS: Final = (
+    "TaskName",
+    "Manufacturer",
+    "ManufacturersModelName",
+    "PhaseEncodingDirection",
+    "PulseSequenceType",
+)
+"""Keys of a raw sidecar whose value may stand in an output if it is a short text."""
 SCALARS: Final = (str, int, float, bool)
 TEXT_MAX: Final = 100
 
 
 def carried(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Take from a raw sidecar what may stand in an output: known keys, short values."""
-    return {
+    """Take from a raw sidecar what may stand in an output: known keys, numbers and short texts."""
+    numbers = {key: value for key in NUMBERS if _is_number(value := metadata.get(key))}
+    words = {
         key: value
-        for key in CARRIED
-        if isinstance(value := metadata.get(key), SCALARS)
-        and not (isinstance(value, str) and len(value) > TEXT_MAX)
+        for key in WORDS
+        if isinstance(value := metadata.get(key), str)
+        and len(value) <= TEXT_MAX
+        and value.isprintable()
     }
+    return {**words, **numbers}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def series_facts(
@@ -70,7 +81,7 @@ def series_facts(
         facts["SliceTimingCorrected"] = timing is not None
         if timing is not None:
             facts["StartTime"] = timing["reference_s"]
-        elif isinstance(times := metadata.get("SliceTiming"), list):
+        elif isinstance(times := metadata.get("SliceTiming"), list) and all(map(_is_number, times)):
             facts["SliceTiming"] = times
     _, distortion = said(qc, "distortion")
     if isinstance(distortion, dict):
@@ -96,6 +107,7 @@ def image_sidecar(
     sources: Sequence[str],
     reference: str | None = None,
     about: Mapping[str, Any] | None = None,
+    masked: bool = False,
 ) -> dict[str, Any]:
     """Make the sidecar of a preprocessed image.
 
@@ -109,10 +121,14 @@ def image_sidecar(
         BIDS URI of the image whose space it is in; BIDS asks it of T1w space.
     about : mapping, optional
         What is to be said of a series.
+    masked : bool
+        Whether what lies outside of the brain was taken off.
     """
     sidecar: dict[str, Any] = dict(output.facts or {})
     if output.suffix == "bold":
         sidecar |= dict(about or {})
+    if masked:
+        sidecar["SkullStripped"] = True
     if output.entities.get("space") == "T1w" and reference:
         sidecar["SpatialReference"] = reference
     return {**sidecar, "Sources": list(sources)}

@@ -124,11 +124,19 @@ class Keeper:
                     fix="this is a defect: please report it with the log file in OUTPUT_DIR/logs",
                 )
             path = piece.paths[output.role]
-            written[path] = self._place(files[output.role], path)
+            mask = self.call.rules.mask_of(output)
+            if mask is None:
+                written[path] = self._place(files[output.role], path)
+            else:
+                written[path] = self._place_brain(files, output.role, mask, path)
             if output.facts is not None:
                 sidecar = path.with_name(path.name.removesuffix(output.extension) + ".json")
                 content = image_sidecar(
-                    output, sources=sources, reference=self._reference(output), about=about
+                    output,
+                    sources=sources,
+                    reference=self._reference(output),
+                    about=about,
+                    masked=mask is not None,
                 )
                 written[sidecar] = write_json(sidecar, content, root=self.call.root)
         stamps = {self.call.uri(path): path for path in piece.sources}
@@ -141,6 +149,20 @@ class Keeper:
         if source.is_relative_to(self.series_dir):
             return move_aside(source, path, root=self.call.root)
         return copy_aside(source, path, root=self.call.root)
+
+    def _place_brain(self, files: Mapping[str, Path], role: str, mask: str, path: Path) -> str:
+        """Bring what lies in the brain mask of an image to its place; return its SHA-256."""
+        from neurostorm_app.pipelines.brain_only import write_brain
+
+        if mask not in files:
+            raise AppError(
+                f"{path.name}: there is no brain mask to take the face off by",
+                fix="leave out --privacy strict, or report this with the log file",
+            )
+        part = self.call.scratch / f"brain-{path.name}"
+        part.parent.mkdir(parents=True, exist_ok=True)
+        write_brain(files[role], files[mask], part)
+        return move_aside(part, path, root=self.call.root)
 
     def _reference(self, output: Output) -> str | None:
         """Name the image whose space an image is in, where BIDS wants that."""

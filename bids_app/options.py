@@ -251,6 +251,15 @@ class Execution(Frozen):
     it joins the parts."""
     stop_on_first_crash: bool = False
     """Stop at the first run that fails instead of finishing the others."""
+    privacy: Literal["standard", "strict"] = "standard"
+    """strict: no absolute paths, dates or faces in any output."""
+    executor: Annotated[
+        str,
+        Field(pattern=r"^(local|dask|dask:slurm|dask:([a-z]+://)?[^\s/]+:\d+)$"),
+        Flag("local|dask|dask:ADDRESS|dask:slurm"),
+    ] = "local"
+    """Who does the work: this process, or workers of Dask: on this machine, of a scheduler, or jobs
+    of SLURM."""
     verbose: Annotated[int, Flag(None, ("-v",))] = 0
     """Say more; twice for everything."""
 

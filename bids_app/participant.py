@@ -81,7 +81,7 @@ def process_participants(participants: Sequence[Participant], call: Call) -> lis
         _denoise(makers, progress, call)
     results = [run.result() for run in progress.values()]
     for result in results:
-        _write_run_report(result, call.root)
+        _write_run_report(result, call)
     return results
 
 
@@ -102,14 +102,14 @@ def _as_given(item: Precomputed, call: Call, _: str) -> Ready:
     return ready_from_precomputed(item, call)
 
 
-def _write_run_report(result: RunResult, root: Path) -> None:
+def _write_run_report(result: RunResult, call: Call) -> None:
     """Write the report of a run; one that tells of the work itself is not replaced."""
-    path = root / "logs" / f"{result.name}_report.json"
+    path = call.root / "logs" / f"{result.name}_report.json"
     if result.status == "reused" and path.is_file():
         with contextlib.suppress(ValueError, AttributeError):
             if json.loads(path.read_text(encoding="utf-8")).get("status") != "failed":
                 return
-    write_json(path, result.as_dict(), root=root)
+    write_json(path, call.rules.record(result.as_dict()), root=call.root)
 
 
 def _preprocess(

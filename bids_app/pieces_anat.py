@@ -36,7 +36,7 @@ def anat_pieces(participant: Participant, call: Call) -> Anatomy | None:
         name=f"{stem}_anat",
         kind="anat",
         about={"participant": label},
-        settings={"given": given.tree} if given else {"seed": seed},
+        settings={"given": given.tree} if given else {"seed": seed, **call.masking},
         inputs=hashes_of(_anat_inputs(participant), f"{stem}_anat", call),
     )
     if given:
@@ -86,7 +86,7 @@ def _images(
         name=f"sub-{label}{text_of(space)}_anat",
         kind="anat",
         about={"participant": label},
-        settings={"space": space.name, "res": space.res},
+        settings={"space": space.name, "res": space.res, **call.masking},
         inputs={"anatomy": native.unit.key, "template": way.unit.key},
     )
     here = {o.role: given.files[o.role] for o in outputs if given and o.role in given.files}

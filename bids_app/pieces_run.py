@@ -114,6 +114,7 @@ def _fieldmap_piece(run: Run, call: Call) -> Piece | None:
             "seed": science.random_seed,
             "fallback_total_readout_time": science.fallback_total_readout_time,
             "metadata": key_of([_of(scan.metadata, EPI_KEYS) for scan in fieldmap.scans]),
+            **call.masking,
         },
         inputs=hashes_of(paths, name, call),
     )

@@ -6,13 +6,13 @@ are often incomplete: a missing mask or table of confounds is noted, not invente
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.entities import matches, parse_name
 from neurostorm_app.bids_app.failures import as_app_error
-from neurostorm_app.errors import AppError, DataError
+from neurostorm_app.bids_app.sidecars import read_object
+from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.header import check_tr, read_series_header
 from neurostorm_app.pipelines.stage import StandardSeries
 
@@ -162,8 +162,4 @@ def _sidecar_tr(bold: Path) -> object:
     sidecar = bold.with_name(bold.name.partition(".")[0] + ".json")
     if not sidecar.exists():
         return None
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise DataError(f"{sidecar} is not JSON: {error}", fix="repair the file") from error
-    return content.get("RepetitionTime") if isinstance(content, dict) else None
+    return read_object(sidecar).get("RepetitionTime")

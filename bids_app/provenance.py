@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.derivatives import write_json
+from neurostorm_app.bids_app.privacy import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,9 +118,12 @@ class Ledger:
     ----------
     root : Path
         The output folder.
+    rules : Rules
+        What is hidden in records.
     """
 
     root: Path
+    rules: Rules = field(default_factory=Rules)
     _stamps: dict[Path, Stamp] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
@@ -197,7 +201,7 @@ class Ledger:
             **measured,
             "versions": versions(),
         }
-        write_json(self.path(unit.name), record, root=self.root)
+        write_json(self.path(unit.name), self.rules.record(record), root=self.root)
 
 
 def vars_of(stamp: Stamp) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -13,6 +12,7 @@ from neurostorm_app.bids_app.group_fingerprint import describe_differences, iden
 from neurostorm_app.bids_app.group_outputs import index_paths
 from neurostorm_app.bids_app.group_rows import entry_of, read_run
 from neurostorm_app.bids_app.group_store import count_rows, read_rows
+from neurostorm_app.bids_app.sidecars import read_object
 from neurostorm_app.bids_app.values import closest
 from neurostorm_app.errors import DataError, NoInputError, NothingSelectedError, UsageError
 
@@ -102,9 +102,16 @@ def read_about(root: Path, label: str) -> dict[str, Any]:
     dict
         The index's sidecar; ``Demo``, ``Description`` and ``Index`` (``Kind``, ``Parameters``,
         ``Recall``) are always in it.
+
+    Raises
+    ------
+    DataError
+        If it is not there, or damaged.
     """
-    content = json.loads(index_paths(root, label)["index_json"].read_text(encoding="utf-8"))
-    return {"Demo": False, "Description": "", "Index": EXACT, **content}
+    path = index_paths(root, label)["index_json"]
+    if not path.is_file():
+        raise _torn(f"{path} is not there")
+    return {"Demo": False, "Description": "", "Index": EXACT, **read_object(path)}
 
 
 def find_nearest(root: Path, like: str, k: int, *, label: str) -> list[Match]:
@@ -176,7 +183,7 @@ def label_of(like: str) -> str | None:
     DataError
         If the name of the file does not say it.
     """
-    return entry_of(Path(like)).label if is_file(like) else None
+    return entry_of(Path(like)).label.removesuffix("Windows") if is_file(like) else None
 
 
 class _Line(NamedTuple):
@@ -193,6 +200,7 @@ class _Lines:
     """The rows of an index; a line is taken apart when it is asked for."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self.lines = path.read_text(encoding="utf-8").splitlines()[1:]
         except FileNotFoundError as error:
@@ -202,18 +210,22 @@ class _Lines:
         return len(self.lines)
 
     def __getitem__(self, i: int) -> _Line:
-        return _Line(*self.lines[i].split("\t"))
+        cells = self.lines[i].split("\t")
+        if len(cells) != len(_Line._fields):
+            raise _torn(f"row {i} of {self.path} has {len(cells)} cells, not {len(_Line._fields)}")
+        return _Line(*cells)
 
-    def having(self, cell: str) -> list[int]:
-        """Row numbers with this cell."""
-        return [i for i, line in enumerate(self.lines) if cell in line and cell in self[i]]
+    def having(self, column: str, cell: str) -> list[int]:
+        """Row numbers with this cell in a column."""
+        lines = enumerate(self.lines)
+        return [i for i, line in lines if cell in line and getattr(self[i], column) == cell]
 
 
 def _from_table(
     like: str, rows: _Lines, root: Path, label: str
 ) -> tuple[NDArray[np.float32], list[int]]:
     """Take the vector of a run of the index, and say which rows are its own."""
-    own = rows.having(like)
+    own = rows.having("run", like)
     if not own:
         # Of a million names only those of the same participant can be meant.
         person = f"\t{like.partition('_')[0]}\t"
@@ -262,7 +274,9 @@ def _from_file(
             "another index by --model",
         )
     source = bids_uri(path.resolve(), {"": root.resolve()})
-    return reading.vector, sorted({*rows.having(source), *rows.having(reading.sha256)})
+    return reading.vector, sorted(
+        {*rows.having("source", source), *rows.having("sha256", reading.sha256)}
+    )
 
 
 def _torn(what: str) -> DataError:

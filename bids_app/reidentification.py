@@ -5,6 +5,8 @@ Both are measured on the same runs and meet the same galleries. Nobody's own sco
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["choose_draws", "describe_reidentification", "write_reidentification"]
 
 CONNECTOME: Final = "connectome"
+OF_ONE_SCAN: Final = re.compile(r"_(?:echo|part|rec)-[0-9A-Za-z+]+")
+"""Entities in which files of one and the same scan differ."""
 MEASURES: Final = {
     "Rank1": "Share of the participants asked for whose most similar run in the gallery is their "
     "own other run; from 0 to 1",
@@ -127,9 +131,8 @@ def describe_reidentification(
 
 def _said(model: Collected, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Measure, or say why that cannot be."""
-    runs: dict[str, int] = {}
-    for row in model.rows:
-        runs[row.participant] = runs.get(row.participant, 0) + 1
+    participants, names, sessions = _labels(model)
+    runs = Counter(person for person, *_ in {*zip(participants, sessions, names, strict=True)})
     several = sum(n > 1 for n in runs.values())
     if several < 2:
         return {
@@ -143,10 +146,14 @@ def _said(model: Collected, measure: Callable[[], dict[str, Any]]) -> dict[str, 
 
 
 def _labels(model: Collected) -> tuple[Sequence[str], Sequence[str], Sequence[str]]:
+    """Say of each row whose it is, of which scan and of which session.
+
+    Echoes and reconstructions of one scan share its noise: they must never be each other's match.
+    """
     rows = model.rows
     return (
         [row.participant for row in rows],
-        [row.run for row in rows],
+        [OF_ONE_SCAN.sub("", row.run) for row in rows],
         [row.session or "" for row in rows],
     )
 

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.entities import parse_name
-from neurostorm_app.errors import DataError
+from neurostorm_app.errors import DataError, NoInputError
+from neurostorm_app.pipelines.header import check_present
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,16 +55,29 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises
     ------
+    NoInputError
+        If the file is a link to nothing, or may not be read.
     DataError
-        If the file is larger, or holds anything else.
+        If it is larger, no ordinary file, or holds anything else.
     """
+    check_present(path)
+    if not path.is_file():
+        raise DataError(f"{path} is no ordinary file; expected a JSON object", fix="take it away")
+    if (size := path.stat().st_size) > SIDECAR_MAX:
+        raise DataError(
+            f"{path} is larger than 16 MiB: {size} bytes", fix="a sidecar holds a few lines"
+        )
     try:
-        if path.stat().st_size > SIDECAR_MAX:
-            raise DataError(f"{path} is larger than 16 MiB", fix="a sidecar holds a few lines")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except PermissionError as error:
+        raise NoInputError(
+            f"{path}: this user may not read the sidecar", fix="ask for the permission to read it"
+        ) from error
+    except RecursionError as error:
+        raise DataError(
+            f"{path} nests lists or objects too deep to be a sidecar", fix="repair the file"
+        ) from error
     except ValueError as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"{path} is not JSON: {error}", fix="repair the file") from error
     if not isinstance(content, dict):
         raise DataError(

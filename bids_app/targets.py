@@ -222,11 +222,13 @@ def _check_classes(labels: Labels, rows: Sequence[Key]) -> None:
     members = Counter(index for _, index in {(row[0], int(labels.values[row])) for row in rows})
     small = [i for i in members if members[i] < MIN_PER_CLASS]
     if small:
-        listed = ", ".join(f"{labels.classes[i]!r} has {members[i]}" for i in sorted(small)[:5])
-        more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+        # What one participant alone has may be a date of birth: messages end in logs.
+        told = [f"{labels.classes[i]!r} has {members[i]}" for i in sorted(small) if members[i] > 1]
+        others = len(small) - len(told[:5])
+        listed = [*told[:5], *([f"{others} not named here have as few"] if others else [])]
         raise DataError(
-            f"{where}: too few participants in a class: {listed}{more}; an evaluation takes at "
-            f"least {MIN_PER_CLASS} of each",
+            f"{where}: too few participants in a class: {', '.join(listed)}; an evaluation takes "
+            f"at least {MIN_PER_CLASS} of each",
             fix="join small classes or write n/a for them; if it is a value and no class, write its"
             " Units into the JSON of the table",
         )

@@ -14,6 +14,7 @@ from neurostorm_app.bids_app.cli import Parser, guarded
 from neurostorm_app.bids_app.tools_predict import add_predict, call_predict
 from neurostorm_app.bids_app.tools_query import add_query, call_query
 from neurostorm_app.bids_app.tools_series import add_series, call_series
+from neurostorm_app.bids_app.tools_slurm import add_slurm, call_slurm
 from neurostorm_app.bids_app.tools_statistics import add_statistics, call_statistics
 from neurostorm_app.bids_app.tools_train import add_train, call_train
 from neurostorm_app.bids_app.tools_weights import add_weights, call_weights
@@ -41,6 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_weights(_verb(verbs, "weights", call_weights, "find, fetch and check weights and atlases"))
     about = "measure how the parcels of a cohort are spread, for models that scale by it"
     add_statistics(_verb(verbs, "statistics", call_statistics, about))
+    about = "print job scripts for a SLURM cluster, or say how far they are"
+    add_slurm(_verb(verbs, "slurm", call_slurm, about))
     add_train(_verb(verbs, "train", call_train, "train weights: pre-train, tune, or make a demo"))
     return parser
 

@@ -208,6 +208,11 @@ def _plan(asked: argparse.Namespace, n_training: float) -> Plan:
     plan = Plan(**given)
     if asked.epochs is None:
         return plan
+    if not 0 < asked.epochs < math.inf:
+        raise UsageError(
+            f"a training cannot run for {asked.epochs:g} epochs",
+            fix="give --epochs a number above 0, such as 20",
+        )
     world = int(os.environ.get("WORLD_SIZE", "1"))
     each = plan.batch * plan.accumulate * world
     return Plan(**given, steps=max(1, math.ceil(asked.epochs * n_training / each)))

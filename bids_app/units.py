@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.derivatives import derivative_path
 from neurostorm_app.bids_app.describe import bids_uri
+from neurostorm_app.bids_app.privacy import rules_of
 from neurostorm_app.bids_app.provenance import Unit, sha256_of
 from neurostorm_app.pipelines.stage import StandardSeries
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.engines import Embed, Engines, ModelFiles
     from neurostorm_app.bids_app.pieces import RunPieces
     from neurostorm_app.bids_app.precomputed import Precomputed
+    from neurostorm_app.bids_app.privacy import Rules
     from neurostorm_app.bids_app.provenance import Ledger
     from neurostorm_app.bids_app.settings import Science, Settings
     from neurostorm_app.errors import AppError
@@ -94,6 +96,16 @@ class Call:
         """Folders of datasets by the name in their BIDS URIs; the nearest first."""
         given = dict(self.settings.science.derivatives)
         return {"": self.root, **given, "raw": self.settings.bids_dir}
+
+    @property
+    def rules(self) -> Rules:
+        """What is hidden from the outputs."""
+        return rules_of(self.settings, strict=self.settings.execution.privacy == "strict")
+
+    @property
+    def masking(self) -> dict[str, str]:
+        """What of the privacy changes images, for the keys of those that show a face."""
+        return {"privacy": "strict"} if self.rules.strict else {}
 
     def uri(self, path: Path) -> str:
         """Write a path as a BIDS URI."""

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from neurostorm_app.errors import MissingWeightsError, UsageError, WrongWeightsError
-from neurostorm_app.models.card import Card
+from neurostorm_app.models.card import Card, VolumeContract
 from neurostorm_app.models.families import ARCHITECTURES
 from neurostorm_app.models.untrained import LABEL, SUFFIX
 
@@ -138,6 +138,10 @@ def _check(card: Card, path: Path) -> None:
         raise _wrong(path, "lacks the SHA-256 of its weights, which alone tells that they are its")
     if not card.config:
         raise _wrong(path, "lacks the configuration of its network")
+    if isinstance(card.contract, VolumeContract):
+        wanted = [*card.contract.grid.shape, card.contract.window]
+        if (size := card.config.get("img_size")) != wanted:
+            raise _wrong(path, f"makes windows of {wanted}, and its network takes {size}")
 
 
 def _check_names(card: Card, path: Path, shipped: Iterable[Card]) -> None:
@@ -147,6 +151,8 @@ def _check_names(card: Card, path: Path, shipped: Iterable[Card]) -> None:
             f"'.', '_' and '-', and not {SUFFIX} at the end",
             fix="change `name` in the card",
         )
+    if len(card.label) > 100:  # it is a part of the names of files
+        raise _wrong(path, f"has a label of {len(card.label)} letters; expected at most 100")
     if card.label.lower().endswith((LABEL.lower(), "windows")):
         raise UsageError(
             f"{path}: the label {card.label!r} ends like that of a control or of windows",

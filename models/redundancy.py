@@ -84,8 +84,7 @@ def find_neighbours(window: Size, *, space: int = 5, time: int = 5) -> tuple[Ten
 def drop_probability(tokens: Tensor, in_space: Tensor, in_time: Tensor) -> Tensor:
     """Work out how likely each token is dropped: the variant ``upstream``.
 
-    Where a token has no neighbour in time (or in space), that half of the sum is 0; upstream
-    divides by `TINY` there.
+    Where a token has no neighbour in time (or in space), that half of the sum is 0.
 
     Parameters
     ----------

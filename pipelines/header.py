@@ -16,6 +16,8 @@ __all__ = ["SeriesHeader", "check_present", "check_tr", "read_series_header"]
 
 SECONDS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 TR_MAX: Final = 60.0
+SERIES_VOXELS_MAX: Final = 2**26
+"""Voxels of a volume: 406 along each axis, a whole head at 0.5 mm; several are in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ def read_series_header(path: Path) -> SeriesHeader:
         raise CorruptImageError(
             f"{path} has shape {shape}; expected a series (X, Y, Z, T) of two volumes or more",
             fix="a BOLD series has four axes and volumes along the last; repair or leave it out",
+        )
+    n_voxels = shape[0] * shape[1] * shape[2]
+    if n_voxels > SERIES_VOXELS_MAX:
+        raise CorruptImageError(
+            f"{path} has volumes of {n_voxels} voxels; a series has {SERIES_VOXELS_MAX} at most",
+            fix="look whether the header is damaged; bring the series to larger voxels otherwise",
         )
     unit = str(image.header.get_xyzt_units()[1])
     step = float(image.header["pixdim"][4])

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nib
 import numpy as np
 from isal import igzip, igzip_lib
-from nibabel.filebasedimages import ImageFileError
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
-from nibabel.spatialimages import HeaderDataError
 
 from neurostorm_app.errors import CorruptImageError, InputOutputError, NoInputError
 from neurostorm_app.pipelines.grid import Grid
+from neurostorm_app.pipelines.header_rules import read_header
 from neurostorm_app.pipelines.sink import open_sink
 
 if TYPE_CHECKING:
@@ -37,31 +37,38 @@ FIX = "fetch or convert the file anew; compare its size and checksum with the so
 ISAL_ERROR: Any = igzip_lib.IsalError  # its stub does not say that it is an exception
 
 
-def open_image(path: Path) -> nib.Nifti1Image:
-    """Open a NIfTI image without reading its voxels.
+def open_image(path: Path, *, keep_open: bool = False) -> nib.Nifti1Image:
+    """Open a NIfTI image without reading its voxels; extensions of its header are left alone.
+
+    Parameters
+    ----------
+    path : Path
+        ``.nii`` or ``.nii.gz``.
+    keep_open : bool
+        Keep the file open, for who reads it volume by volume through ``dataobj``.
 
     Raises
     ------
     NoInputError
-        If the file is not there.
+        If the file is not there, or may not be read.
     CorruptImageError
-        If it is not NIfTI, or the header makes no sense.
+        If it is not NIfTI, or what the header says cannot be true.
     """
     if not path.is_file():
         raise NoInputError(
             f"{path}: there is no such file",
             fix="check the path; a dangling link of a DataLad clone wants `datalad get`",
         )
-    try:
-        image: Any = nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise CorruptImageError(f"{path}: cannot be opened as NIfTI: {error}", fix=FIX) from error
-    if not isinstance(image, nib.Nifti1Image) or image.ndim not in (3, 4) or 0 in image.shape:
+    header = read_header(path)
+    shape = header.get_data_shape()
+    if len(shape) not in (3, 4):
         raise CorruptImageError(
-            f"{path}: a NIfTI image of three or four axes was expected, this is a"
-            f" {type(image).__name__} of shape {getattr(image, 'shape', None)}",
+            f"{path}: a NIfTI image of three or four axes was expected, this one has shape {shape}",
             fix=FIX,
         )
+    affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+    voxels = ArrayProxy(str(path), header.copy(), keep_file_open=keep_open or None)
+    image = nib.Nifti1Image(voxels, affine, header)
     Grid.of(image, path)
     return image
 

@@ -119,9 +119,23 @@ def load_index(path: Path) -> Index:
     except RuntimeError as error:
         raise _not_ours(path) from error
     kind = kind_of(handle) if isinstance(handle, faiss.IndexPreTransform) else None
-    if kind is None:
+    if kind is None or not _is_whole(handle):
         raise _not_ours(path)
     return described(handle, kind)
+
+
+def _is_whole(handle: Any) -> bool:
+    """Tell whether an index compares cosines, of as many rows as it says."""
+    import faiss
+
+    steps = [faiss.downcast_VectorTransform(handle.chain.at(i)) for i in range(handle.chain.size())]
+    ours = (faiss.CenteringTransform, faiss.NormalizationTransform, faiss.RemapDimensionsTransform)
+    return (
+        any(isinstance(step, faiss.NormalizationTransform) for step in steps)
+        and all(isinstance(step, ours) for step in steps)
+        and handle.index.metric_type == faiss.METRIC_INNER_PRODUCT
+        and handle.ntotal == handle.index.ntotal > 0
+    )
 
 
 def described(handle: Any, kind: Kind) -> Index:

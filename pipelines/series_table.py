@@ -7,6 +7,7 @@ A table has one row a volume and one column a parcel, as XCP-D writes it and we 
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any, Final
@@ -26,6 +27,8 @@ __all__ = ["EXTENSIONS", "read_series"]
 EXTENSIONS: Final = (".tsv", ".npy", ".npz")
 LARGEST: Final = 2**31
 """Bytes that the arrays of one file may unpack to; 2,000 volumes of 1,000 parcels have 16 MB."""
+NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][+-]?[0-9]+)?")
+"""A value of a series; whole numbers may be labels."""
 FLAT: Final = 1e-7
 """A parcel whose standard deviation is a smaller share of its mean does not vary: rounding does."""
 
@@ -82,9 +85,7 @@ def _read_table(path: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             names = tuple(file.readline().rstrip("\r\n").split("\t"))
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise _unusable(path, f"the column {twice!r} stands in it twice")
+        _check_header(path, names)
         table = pd.read_csv(
             path,
             sep="\t",
@@ -96,7 +97,20 @@ def _read_table(path: Path) -> tuple[NDArray[np.float64], tuple[str, ...]]:
         raise
     except ValueError as error:
         raise _unusable(path, str(error)) from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes what is too much for row names
+        raise _unusable(path, f"its rows have more cells than its header, which has {len(names)}")
     return table.to_numpy(), names
+
+
+def _check_header(path: Path, names: tuple[str, ...]) -> None:
+    """Refuse a header whose columns have no names of their own: one may not be a parcel's."""
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _unusable(path, f"the column {twice!r} stands in it twice")
+    if "" in names:
+        raise _unusable(path, f"column {names.index('') + 1} has no name, as row numbers have none")
+    if any(NUMBER.fullmatch(name) for name in names):
+        raise _unusable(path, f"its first row holds numbers, such as {names[0]!r}, and no names")
 
 
 def _read_array(path: Path) -> NDArray[Any]:

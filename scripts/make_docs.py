@@ -1,8 +1,8 @@
-"""Write the pages of docs/ that repeat what code and cards say: options.md and models.md.
+"""Write what repeats code and cards: options.md and models.md of docs/, and boutiques.json.
 
     .venv/bin/python scripts/make_docs.py
 
-``tests/test_docs.py`` fails when a page is older than what it repeats.
+``tests/test_docs.py`` and ``test_boutiques.py`` fail when a file is older than what it repeats.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from neurostorm_app.bids_app.boutiques import FILE, descriptor_text
 from neurostorm_app.bids_app.settings import GROUPS, Flag
 from neurostorm_app.models import list_models, read_card
 from neurostorm_app.models.atlases import list_atlases, read_atlas_card
@@ -197,3 +198,5 @@ if __name__ == "__main__":
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), encoding="utf-8")
         print(DOCS / name)
+    FILE.write_text(descriptor_text(), encoding="utf-8")
+    print(FILE)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from neurostorm_app.bids_app.privacy import people_columns
 from neurostorm_app.pipelines.figures.style import colour_stops
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def colourings(records: Sequence[RunRecord], participants: Table) -> list[Colour
         label.removeprefix("sub-"): i
         for i, label in enumerate(participants.get("participant_id", []))
     }
-    columns = [name for name in participants if name != "participant_id"][:_COLUMNS_MAX]
+    columns = people_columns(participants)[:_COLUMNS_MAX]
     for i, column in enumerate(columns):
         cells = {n: participants[column][rows[p]] for n, p in named.items() if p in rows}
         ways += _by_column(f"c{i + 3}", column, cells, named)

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from neurostorm_app.bids_app.outputs import PRIVACY
+from neurostorm_app.bids_app.privacy import people_columns
 from neurostorm_app.bids_app.report.colouring import Colouring, colourings
 from neurostorm_app.bids_app.report.history import read_history
 from neurostorm_app.bids_app.report.neighbours import Cohort, Neighbour, read_cohorts
@@ -77,7 +78,7 @@ def write_group_page(output_dir: Path) -> Path:
         )
         or []
     ]
-    cohorts = attempt(notices, lambda: read_cohorts(output_dir)) or {}
+    cohorts = attempt(notices, lambda: read_cohorts(output_dir, notices)) or {}
     people = attempt(notices, lambda: _read_people(output_dir)) or {}
     recognition = attempt(notices, lambda: read_recognition(output_dir)) or {}
     targets = attempt(notices, lambda: read_targets(output_dir)) or []
@@ -125,7 +126,7 @@ def _read_people(output_dir: Path) -> Table:
 def _columns(people: Table) -> dict[str, dict[str, str]]:
     """Turn the table of participants into participant to column to cell."""
     labels = [label.removeprefix("sub-") for label in people.get("participant_id", [])]
-    columns = [name for name in people if name != "participant_id"][:4]
+    columns = people_columns(people)[:4]
     return {label: {c: people[c][i] for c in columns} for i, label in enumerate(labels)}
 
 

@@ -1,25 +1,33 @@
-"""Who is most like whom: similarities of runs from the index of the group level."""
+"""Who is most like whom: similarities of runs from the tables of the group level."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from neurostorm_app.bids_app.group_outputs import index_paths
+from neurostorm_app.bids_app.group_store import read_table as read_parquet
+from neurostorm_app.bids_app.report.panels import Notice
 from neurostorm_app.bids_app.report.reading import Table, read_vectors
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.figures import project, similarity
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 __all__ = ["Cohort", "Neighbour", "read_cohort", "read_cohorts"]
 
-_TABLE = re.compile(r"^desc-([0-9A-Za-z]+)_embedding\.tsv$")
+MOST: Final = 2000
+"""Runs that a page compares with each other: their matrix takes 32 MB, and more are not told apart
+in a figure."""
+_TABLE = re.compile(r"^desc-([0-9A-Za-z]+)_embedding\.(?:tsv|parquet)$")
 _NAME_COLUMNS = ("run", "name", "source", "run_id")
 
 
@@ -35,7 +43,7 @@ class Neighbour:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Cohort:
-    """All runs of one model.
+    """Runs of one model: all, or those of some participants if there are too many for a page.
 
     Parameters
     ----------
@@ -47,6 +55,8 @@ class Cohort:
         Embeddings as they stand in the table.
     similarity : ndarray, shape (N, N)
         As the index has it: cosine, of centred vectors if the index centres.
+    n_all : int
+        Runs in the table.
     """
 
     label: str
@@ -54,13 +64,14 @@ class Cohort:
     participants: list[str]
     vectors: NDArray[np.float32]
     similarity: NDArray[np.float64]
+    n_all: int
 
     def nearest(self, name: str, n: int = 5) -> list[Neighbour]:
-        """List the runs most like one run; none if the run is not in the index."""
+        """List the runs most like one run; none if the run is not among them."""
         if name not in self.names:
             return []
         row = self.names.index(name)
-        order = [i for i in np.argsort(-self.similarity[row], kind="stable") if i != row]
+        order = np.argsort(-self.similarity[row], kind="stable")[: n + 1]
         return [
             Neighbour(
                 name=self.names[i],
@@ -68,7 +79,7 @@ class Cohort:
                 similarity=float(self.similarity[row, i]),
                 same=self.participants[i] == self.participants[row],
             )
-            for i in order[:n]
+            for i in order[order != row][:n]
         ]
 
     def found_first(self) -> tuple[int, int]:
@@ -93,23 +104,86 @@ class Cohort:
         return project(self.vectors / np.where(lengths == 0, 1, lengths))
 
 
-def read_cohorts(output_dir: Path) -> dict[str, Cohort]:
-    """Read the embeddings of all models; empty if the group level has not run."""
-    tables = sorted((output_dir / "retrieval").glob("desc-*_embedding.tsv"))
-    labels = [match[1] for path in tables if (match := _TABLE.match(path.name))]
-    return {label: read_cohort(output_dir, label) for label in labels}
+def read_cohorts(
+    output_dir: Path, notices: list[Notice] | None = None, *, keep: str | None = None
+) -> dict[str, Cohort]:
+    """Read the embeddings of all models; empty if the group level has not run.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The output tree.
+    notices : list of Notice, optional
+        Gets one for each model with more runs than a page compares.
+    keep : str, optional
+        Participant whose runs are taken whatever the number; without ``sub-``.
+    """
+    names = sorted(path.name for path in (output_dir / "retrieval").glob("desc-*_embedding.*"))
+    labels = dict.fromkeys(match[1] for name in names if (match := _TABLE.match(name)))
+    cohorts = {label: read_cohort(output_dir, label, keep=keep) for label in labels}
+    for label, cohort in cohorts.items():
+        if notices is not None and len(cohort.names) < cohort.n_all:
+            notices.append(
+                Notice(
+                    what=f"{label}: map, similarities and neighbours are those of "
+                    f"{len(cohort.names)} of {cohort.n_all} runs, of participants drawn at random",
+                    fix="ask neurostorm-tools query for the nearest of all runs",
+                )
+            )
+    return cohorts
 
 
-def read_cohort(output_dir: Path, label: str) -> Cohort:
-    """Read the embeddings of one model.
+def read_cohort(output_dir: Path, label: str, *, keep: str | None = None) -> Cohort:
+    """Read the embeddings of one model, of at most `MOST` runs and of those of one participant.
 
     Raises
     ------
     DataError
         If the table has no column that names the runs.
     """
-    folder = output_dir / "retrieval"
-    path = folder / f"desc-{label}_embedding.tsv"
+    paths = index_paths(output_dir, label)
+    names, vectors, n_all = _from_parquet(paths["parquet"], keep) or _from_text(paths["table"])
+    mean = _mean_of_index(paths["index"])
+    return Cohort(
+        label=label,
+        names=names,
+        participants=[_participant(name) for name in names],
+        vectors=vectors,
+        similarity=similarity(vectors if mean is None else vectors - mean),
+        n_all=n_all,
+    )
+
+
+def _from_parquet(
+    path: Path, keep: str | None
+) -> tuple[list[str], NDArray[np.float32], int] | None:
+    """Read names and vectors of the runs that a page shows; None if there is no such table."""
+    table = read_parquet(path)
+    if table is None:
+        return None
+    names = table.columns["run"]
+    places = _draw([_participant(name) for name in names], keep)
+    vectors = table.vectors(places)
+    return None if vectors is None else ([names[i] for i in places], vectors, len(names))
+
+
+def _draw(participants: Sequence[str], keep: str | None) -> list[int]:
+    """Draw whole participants, the same at each call, until there are runs enough."""
+    if len(participants) <= MOST:
+        return list(range(len(participants)))
+    rows: dict[str, list[int]] = {}
+    for i, participant in enumerate(participants):
+        rows.setdefault(participant, []).append(i)
+    drawn = rows.pop(keep, []) if keep else []
+    for participant in sorted(rows, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if len(drawn) + len(rows[participant]) > MOST:
+            break
+        drawn = drawn + rows[participant]
+    return sorted(drawn)
+
+
+def _from_text(path: Path) -> tuple[list[str], NDArray[np.float32], int]:
+    """Read the table as earlier versions wrote it, which has 10,000 runs at most."""
     table, vectors = read_vectors(path)
     names = _names(table)
     if names is None:
@@ -117,15 +191,7 @@ def read_cohort(output_dir: Path, label: str) -> Cohort:
             f"{path}: no column names the runs; expected one of {', '.join(_NAME_COLUMNS)}",
             fix="run the group level again: it writes the table anew",
         )
-    mean = _mean_of_index(folder / f"desc-{label}_index.faiss")
-    shifted = vectors if mean is None else vectors - mean
-    return Cohort(
-        label=label,
-        names=names,
-        participants=[_participant(name) for name in names],
-        vectors=vectors,
-        similarity=similarity(shifted),
-    )
+    return names, vectors, len(names)
 
 
 def _names(table: Table) -> list[str] | None:

@@ -127,7 +127,7 @@ def _section(said: Mapping[str, Any], path: Path) -> TargetSection:
     high = max(most, *(m["High"] for m in metrics.values()))
 
     def place(value: float) -> float:
-        return LEFT + (value - low) / (high - low) * (WIDTH - LEFT - 20)
+        return LEFT + float((value - low) / (high - low)) * (WIDTH - LEFT - 20)
 
     bars = [
         Bar(

@@ -52,7 +52,7 @@ def write_subject_page(output_dir: Path, participant: str) -> Path:
     """
     found = read_participant(output_dir, participant)
     notices = [Notice(what=problem.what, fix=problem.fix) for problem in found.problems]
-    cohorts = attempt(notices, lambda: read_cohorts(output_dir)) or {}
+    cohorts = attempt(notices, lambda: read_cohorts(output_dir, notices, keep=participant)) or {}
     cards = [_card(run, found) for run in found.runs]
     records = [make_record(c.section.run, c.section.measures, c.verdict) for c in cards]
     write_records(output_dir, participant, records)

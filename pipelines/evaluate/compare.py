@@ -28,6 +28,7 @@ from neurostorm_app.pipelines.evaluate.intervals import difference_interval
 from neurostorm_app.pipelines.evaluate.metrics import primary_metric
 from neurostorm_app.pipelines.evaluate.verdict import (
     ALPHA,
+    DEMO,
     GUESSING,
     Finding,
     Numbers,
@@ -101,7 +102,7 @@ def compare(
     learners : mapping of str to Contender, optional
         By name: more contenders than the ridge (or logistic) of each source.
     demos : collection of str
-        Sources whose weights are demos; their sentences begin with it.
+        Sources whose weights are demos; their sentences, and that of the target, begin with it.
     progress : callable, optional
         Told the name of what begins, how many are done, and how many there are.
 
@@ -191,7 +192,8 @@ def _judged(
         n_participants=cohort.n_participants,
         covariates=found.covariates,
     )
-    return replace(found, verdicts=verdicts, sentence=sentence)
+    begin = DEMO if any(name in demos for name in verdicts) else ""
+    return replace(found, verdicts=verdicts, sentence=begin + sentence)
 
 
 def _numbers(
@@ -227,11 +229,14 @@ def _finding(evaluation: Evaluation, metric: str) -> Finding:
 
 
 def _detectable(evaluation: Evaluation, metric: str) -> float | None:
-    """Find the metric below which p is above 0.05: a high quantile of what chance reaches."""
-    if evaluation.null is None:
+    """Find the metric below which p is above 0.05: a high quantile of what chance reaches.
+
+    None if there was no test, or if it is not above guessing in the two decimals that are told.
+    """
+    if evaluation.null is None or evaluation.p_value is None:
         return None
     allowed = int(ALPHA * (evaluation.null.size + 1)) - 1  # rearrangements that may do as well
     if allowed < 0:
         return None
     reached = float(np.sort(evaluation.null)[::-1][allowed])
-    return reached if reached > GUESSING[metric] else None
+    return reached if round(reached, 2) > GUESSING[metric] else None

@@ -83,8 +83,8 @@ def conformal_bounds(
     """
     folds = range(int(numbers.max()) + 1)
     fewest = min(int((numbers != fold).sum()) for fold in folds)
-    # The bounds are order statistics: below this one of them would be infinite.
-    needed = ceil(1 / (1 - design.confidence) - 1 - 1e-9)
+    # Order statistics: one would be infinite below one row less, and MAPIE refuses that one too.
+    needed = ceil(1 / (1 - design.confidence) - 1e-9)
     if fewest < needed:
         note = (
             f"no intervals of the value: a confidence of {design.confidence:g} takes {needed} "
@@ -166,6 +166,10 @@ class RowRegressor:
     def get_params(self, *, deep: bool = False) -> dict[str, Any]:  # noqa: ARG002 - sklearn's own
         """Give what a copy is made with."""
         return {"cohort": self.cohort, "recipe": self.recipe, "seed": self.seed}
+
+    def __sklearn_clone__(self) -> RowRegressor:
+        """Copy it without its cohort, of which each fold would keep a copy otherwise."""
+        return RowRegressor(cohort=self.cohort, recipe=self.recipe, seed=self.seed)
 
     def fit(self, X: NDArray[np.int64], y: NDArray[np.float64]) -> RowRegressor:
         """Learn values (n,) of rows (n, 1)."""

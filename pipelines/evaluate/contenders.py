@@ -150,7 +150,7 @@ def plan_jobs(
     """List all evaluations but that of guessing."""
     combat: tuple[Step, ...] = (Combat(),) if design.harmonise == "combat" else ()
     centred: tuple[Step, ...] = (WithinPeople(),) if level_of(cohort) == "within" else ()
-    off: tuple[Step, ...] = (Deconfound(names=covariates),)
+    off: tuple[Step, ...] = (Deconfound(names=covariates, within=bool(centred)),)
     jobs = []
     for name, own in contenders.items():
         source, learner = (name, None) if own is None else (own.source, own.learner)

@@ -137,7 +137,7 @@ def name_labels(confound: Confound) -> tuple[str, ...]:
     """
     if isinstance(confound.values, tuple):
         return confound.values
-    return tuple("" if np.isnan(value) else f"{value:g}" for value in confound.values)
+    return tuple("" if np.isnan(value) else f"{value:.15g}" for value in confound.values)
 
 
 def _learn(confound: Confound, rows: NDArray[np.int64]) -> _Numbers | _Names:

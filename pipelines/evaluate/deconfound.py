@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neurostorm_app.errors import DataError
+from neurostorm_app.pipelines.evaluate.cohort import group_numbers
 from neurostorm_app.pipelines.evaluate.covariates import check_names, encode
+from neurostorm_app.pipelines.evaluate.within import WithinPeople
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,16 +51,21 @@ class FittedDeconfound:
         Of the covariates.
     slopes : ndarray, shape (K, D)
         Of each feature on each column.
+    within : bool
+        Columns count from the mean of their participant.
     """
 
     encoding: Encoding
     slopes: NDArray[np.float64]
+    within: bool
 
     def apply(
         self, x: NDArray[np.float64], rows: NDArray[np.int64], cohort: Cohort
     ) -> NDArray[np.float64]:
         """Take the covariates off the features (n, D) of rows (n,); training's means stay."""
-        return np.asarray(x - self.encoding.matrix(rows, cohort) @ self.slopes)
+        return np.asarray(
+            x - _columns(self.encoding, rows, cohort, within=self.within) @ self.slopes
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +76,14 @@ class Deconfound:
     ----------
     names : tuple of str
         Confounds of the cohort; never the target.
+    within : bool
+        Features have had the mean over a participant's rows taken off; so have the covariates
+        then. How much people differ in a covariate would otherwise hide what its changes from
+        session to session do.
     """
 
     names: tuple[str, ...]
+    within: bool = False
     name: str = field(default="deconfound", init=False)
 
     def fit(
@@ -96,15 +108,24 @@ class Deconfound:
             If there are as many covariates as rows: nothing would be left of the features.
         """
         encoding = encode(cohort, self.names, rows)
-        columns = encoding.matrix(rows, cohort)
+        columns = _columns(encoding, rows, cohort, within=self.within)
         slopes, _, rank, _ = np.linalg.lstsq(columns, x - x.mean(axis=0), rcond=_SMALLEST)
-        if rank >= len(rows) - 1:
+        taken = np.unique(group_numbers(cohort.participants)[rows]).size if self.within else 1
+        if rank >= len(rows) - taken:
             raise DataError(
                 f"{len(self.names)} covariates make {rank} independent columns for {len(rows)} "
                 "training rows; nothing would be left of the features",
                 fix="name fewer covariates, or join rare names such as small sites",
             )
-        return FittedDeconfound(encoding=encoding, slopes=slopes)
+        return FittedDeconfound(encoding=encoding, slopes=slopes, within=self.within)
+
+
+def _columns(
+    encoding: Encoding, rows: NDArray[np.int64], cohort: Cohort, *, within: bool
+) -> NDArray[np.float64]:
+    """Write covariates as columns (n, K), from the mean of all or of their participant."""
+    columns = encoding.matrix(rows, cohort)
+    return WithinPeople().apply(columns, rows, cohort) if within else columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -128,14 +128,14 @@ def performance_of(
     Returns
     -------
     dict
-        Value, low and high by metric.
+        Value, low and high by metric, to four digits: of few people more could be told from more.
     """
     if evaluation.learner != LEARNER:
         ridge = replace(design, classifier="ridge", n_permutations=0)
         evaluation = evaluate(cohort, source, ridge, steps=(Standardise(),))
     return {
         name: {
-            key: None if math.isnan(bound) else bound
+            key: None if math.isnan(bound) else float(f"{bound:.4g}")
             for key, bound in (("Value", m.value), ("Low", m.low), ("High", m.high))
         }
         for name, m in evaluation.metrics.items()

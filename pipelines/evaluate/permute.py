@@ -85,7 +85,8 @@ def permutation_test(cohort: Cohort, recipe: Recipe, design: Design) -> Permutat
     values = cohort.target.values
     told = values[np.vstack([np.arange(cohort.n_rows), moved])]
     n_different = len(np.unique(told, axis=0))
-    notes = [f"permutation test: the target was rearranged {level} participants"]
+    inside = f", within each {design.strata}" if design.strata else ""
+    notes = [f"permutation test: the target was rearranged {level} participants{inside}"]
     if n_different < len(told) / 2:
         notes.append(f"only {n_different} different rearrangements were found, so p is coarse")
     folds = blind_folds(cohort, design)

@@ -27,6 +27,9 @@ NOTE = (
     "the embeddings, so that sessions are compared with each other"
 )
 
+_ROUNDING = 1e-12
+"""Differences from a person's mean below this share of it are rounding errors."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WithinPeople:
@@ -46,9 +49,14 @@ class WithinPeople:
     def apply(
         self, x: NDArray[np.float64], rows: NDArray[np.int64], cohort: Cohort
     ) -> NDArray[np.float64]:
-        """Centre features (m, D) of these rows; a person's rows are never torn apart by folds."""
+        """Centre features (m, D) of these rows; a person's rows are never torn apart by folds.
+
+        What is the same in all rows of a person becomes 0, not a rounding error, which a later
+        step would blow up to the size of the others.
+        """
         people = group_numbers(cohort.participants)[rows]
         n_rows = np.bincount(people)
         sums = np.zeros((n_rows.size, x.shape[1]))
         np.add.at(sums, people, x)
-        return np.asarray(x - (sums / np.maximum(n_rows, 1)[:, None])[people], dtype=np.float64)
+        means = (sums / np.maximum(n_rows, 1)[:, None])[people]
+        return np.asarray(np.where(np.abs(x - means) > _ROUNDING * np.abs(means), x - means, 0.0))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nipype.pipeline.plugins.multiproc import MultiProcPlugin
 
 from neurostorm_app.errors import TemporaryError
+from neurostorm_app.pipelines.lifeline import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,8 +72,15 @@ class PoolPlugin(MultiProcPlugin):  # type: ignore[misc]
         super().__init__(plugin_args=settings)
         self._n_procs = n_procs
         self._broken = False
+        self.pool.shutdown(wait=False)
+        self.pool: Any = self._new_pool()
         self.death: TemporaryError | None = None
         """What to say of the workers that died, if one did."""
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        """Make a pool whose workers end with this process, even if it is killed."""
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self._n_procs, mp_context=context, initializer=die_with_parent)
 
     def _async_callback(self, args: Future[Any]) -> None:
         """Leave the result where it is until it is asked for."""
@@ -97,7 +105,6 @@ class PoolPlugin(MultiProcPlugin):  # type: ignore[misc]
     def _submit_job(self, node: Any, updatehash: bool = False) -> Any:  # noqa: FBT001, FBT002
         """Send a node to a worker, of a new pool if the old one broke."""
         if self._broken:
-            context = multiprocessing.get_context("spawn")
-            self.pool: Any = ProcessPoolExecutor(self._n_procs, mp_context=context)
+            self.pool = self._new_pool()
             self._broken = False
         return super()._submit_job(node, updatehash=updatehash)

@@ -200,11 +200,18 @@ def _describe(
         width = network.config.stage(len(network.config.depths) - 1)[0]
     done = _tell(start, outcome, facts)
     limits = [done, _judge(outcome, facts)]
+    if facts["what"] == "tune":
+        limits.append(
+            f"It has seen {facts['target']} of the people it was tuned on: how well that is told "
+            "from their embeddings says nothing of others, however folds are made."
+        )
     if isinstance(model, Tuned) and output is None:
         limits.append(
             f"The head is in {HEAD}: weights of BrainLM have no place for it, and the app does not "
             "apply it."
         )
+    if not start.scratch:
+        limits += [f"Of {base.name}, from which it started: {limit}" for limit in base.limits]
     if start.demo:
         limits.insert(0, f"{DEMO} It started from demo weights, or was trained on phantoms.")
     what = "tuned" if facts["what"] == "tune" else "pre-trained"
@@ -247,8 +254,9 @@ def _tell(start: Start, outcome: Outcome, facts: Mapping[str, Any]) -> str:
 def _judge(outcome: Outcome, facts: Mapping[str, Any]) -> str:
     """Say how good it is, and of whom that was measured."""
     best = ", ".join(f"{n} {v:.4g}" for n, v in outcome.best.items() if n != "step")
+    measured = facts["measured"]  # may begin with a column of the user, whose case is kept
     said = (
-        f"{facts['measured'].capitalize()}, of {facts['split']['validation']} participants by "
+        f"{measured[:1].upper()}{measured[1:]}, of {facts['split']['validation']} participants by "
         f"whom the best step was chosen, which makes it too good: {best}."
     )
     if facts.get("test"):

@@ -11,6 +11,7 @@ import torch
 from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.models.autoencoder import NeuroStormMae
 from neurostorm_app.models.brainlm_face import BrainLm
+from neurostorm_app.models.masking import name_regions
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume
 from neurostorm_app.pipelines.resample import resample_volume
@@ -49,6 +50,11 @@ class Pretraining:
         Share of participants that are held out.
     validation_windows : int
         Windows of each of their runs that are looked at, spread evenly.
+
+    Raises
+    ------
+    UsageError
+        If nothing, or all, would be hidden, or nobody looked at.
     """
 
     objective: Literal["mae", "contrastive"] = "mae"
@@ -67,6 +73,11 @@ class Pretraining:
             raise UsageError(
                 f"the mask ratio is {self.mask_ratio:g}; a part of a window is hidden, not all",
                 fix="give a share between 0 and 1, such as 0.5",
+            )
+        if self.validation_windows < 1:
+            raise UsageError(
+                f"nobody can be validated by {self.validation_windows} windows of a run",
+                fix="give --validation-windows 1 or more",
             )
 
 
@@ -131,7 +142,7 @@ def with_masks(
 
 
 def make_atlas_map(path: Path, contract: VolumeContract, config: Config) -> Tensor:
-    """Find the region in the middle of each patch.
+    """Find the region that most voxels of each patch lie in.
 
     Parameters
     ----------
@@ -150,20 +161,15 @@ def make_atlas_map(path: Path, contract: VolumeContract, config: Config) -> Tens
     Raises
     ------
     DataError
-        If hardly any region is in the middle of a patch.
+        If hardly any region lies in the windows of the network.
     """
     labels, source = read_volume(path)
-    size = np.asarray(config.patch_size[:3], dtype=np.float64)
-    affine = Grid.from_rows(contract.grid.shape, contract.grid.affine).affine
-    coarse = affine @ np.diag([*size, 1.0])
-    coarse[:3, 3] = (affine @ [*((size - 1) / 2), 1.0])[:3]
-    x, y, z = config.grid[:3]
-    target = Grid(shape=(x, y, z), affine=coarse)
+    target = Grid.from_rows(contract.grid.shape, contract.grid.affine)
     found = resample_volume(labels, source=source, target=target, order=0)
-    regions = np.unique(found[found > 0])
-    if len(regions) < 2:
+    regions = name_regions(torch.from_numpy(np.rint(found).astype(np.int64)), config.patch_size)
+    if (n_regions := len(torch.unique(regions[regions > 0]))) < 2:
         raise DataError(
-            f"{path}: {len(regions)} regions are in the middle of a patch of the network",
-            fix="give a label image in the space of the model, with larger regions",
+            f"{path}: {n_regions} regions lie in the windows of the network",
+            fix="give a label image in the space of the model",
         )
-    return torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32))
+    return regions

@@ -71,8 +71,8 @@ def measure_values(
     Returns
     -------
     dict
-        ``mae`` and ``mae_mean`` (of that guess), in the unit; ``r2``, against that guess; ``r``,
-        Pearson's, where there are three participants or more who differ.
+        ``mae`` and ``mae_mean`` (of that guess), in the unit. Where there are three participants or
+        more who differ, ``r2``, against that guess, and ``r``, Pearson's.
     """
     error = predicted - truth
     total = float(np.square(truth - mean).sum())
@@ -80,7 +80,7 @@ def measure_values(
         "mae": float(np.abs(error).mean()),
         "mae_mean": float(np.abs(truth - mean).mean()),
     }
-    if total > 0:
+    if len(truth) > 2 and total > 0:
         measured["r2"] = 1 - float(np.square(error).sum()) / total
     if len(truth) > 2 and truth.std() > 0 and predicted.std() > 0:
         measured["r"] = float(np.corrcoef(predicted, truth)[0, 1])

@@ -16,6 +16,7 @@ import torch
 from neurostorm_app.errors import UsageError
 from neurostorm_app.models.autoencoder import NeuroStormMae
 from neurostorm_app.models.brainlm_face import BrainLm
+from neurostorm_app.models.lockfile import hash_file
 from neurostorm_app.models.neurostorm import NeuroStorm
 from neurostorm_app.models.redundancy_dropout import Redundancy
 from neurostorm_app.pipelines.train.batches import Draw, Rounds, draw_window, tile_run
@@ -187,6 +188,7 @@ def pretrain(
         "start": start.sha256,
         "data": material.digest,
         "settings": asdict(settings),
+        "atlas": hash_file(atlas) if atlas is not None else None,
     }
     outcome = train(task, plan, folder=out, identity=identity)
     return export_model(

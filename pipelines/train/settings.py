@@ -60,13 +60,15 @@ class Plan:
     def __post_init__(self) -> None:
         counts = ("steps", "batch", "accumulate", "checkpoint_every", "validate_every")
         small = {name: getattr(self, name) for name in counts if getattr(self, name) < 1}
-        if self.patience < 0 or not 0 < self.rate < 1 or not self.max_gradient > 0:
-            small |= {n: getattr(self, n) for n in ("patience", "rate", "max_gradient")}
+        if not 0 < self.rate < 1 or not self.max_gradient > 0:
+            small |= {n: getattr(self, n) for n in ("rate", "max_gradient")}
+        negative = ("patience", "seed", "weight_decay")
+        small |= {name: getattr(self, name) for name in negative if not getattr(self, name) >= 0}
         if small:
             found = ", ".join(f"{name} {value:g}" for name, value in small.items())
             raise UsageError(
                 f"a training cannot run with {found}",
-                fix="give counts of 1 and more, a rate between 0 and 1, and a patience from 0",
+                fix="give counts of 1 and more, a rate between 0 and 1, and nothing below 0",
             )
         if self.precision == "fp16" and self.device == "cpu":
             raise UsageError(

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as fn
 
-from neurostorm_app.errors import DataError
+from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.pipelines.train.batches import Draw, Rounds, draw_window, tile_run
 from neurostorm_app.pipelines.train.measures import measure_classes, measure_values
 from neurostorm_app.pipelines.train.split import Split, split_participants
@@ -53,6 +53,11 @@ class Tuning:
         Weigh classes so that each counts the same, however many participants it has.
     windows : int or None
         Windows of a run in which it is judged, spread evenly; None takes all.
+
+    Raises
+    ------
+    UsageError
+        If it shall be judged in none.
     """
 
     strategy: Literal["linear", "prompt", "prompt+norm", "lora", "full"] = "prompt"
@@ -62,6 +67,13 @@ class Tuning:
     test: float = 0.0
     weighted: bool = True
     windows: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.windows is not None and self.windows < 1:
+            raise UsageError(
+                f"a run cannot be judged in {self.windows} windows",
+                fix="give --validation-windows 1 or more, or leave it out to take all",
+            )
 
 
 class Supervised(Task):
@@ -143,13 +155,16 @@ class Supervised(Task):
     def loss(self, logits: Tensor, truth: Tensor) -> Tensor:
         """Compare logits or scaled values (B, n) with the truth (B,), as upstream does."""
         logits = logits.float()
-        weights = None if self.weights is None else self.weights.to(logits.device)
         if self.target.kind == "value":
             return fn.mse_loss(logits[:, 0], truth)
         if logits.shape[1] > 1:
-            return fn.cross_entropy(logits, truth.long(), weight=weights)
-        each = None if weights is None else weights[truth.long()]
-        return fn.binary_cross_entropy_with_logits(logits[:, 0], truth, weight=each)
+            each = fn.cross_entropy(logits, truth.long(), reduction="none")
+        else:
+            each = fn.binary_cross_entropy_with_logits(logits[:, 0], truth, reduction="none")
+        if self.weights is not None:
+            # torch's weighted mean divides by the weights of the batch: in small ones none is left.
+            each = each * self.weights.to(logits.device)[truth.long()]
+        return each.mean()
 
     def validate(self) -> dict[str, float]:
         """Measure the participants of the validation split."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -16,6 +17,10 @@ import pytest
 
 from neurostorm_app.bids_app.cli import guarded, main, main_inner
 from neurostorm_app.bids_app.engines import real_engines
+from neurostorm_app.bids_app.entities import check_clashes, parse_name, read_filters
+from neurostorm_app.bids_app.options import Selection
+from neurostorm_app.bids_app.sidecars import read_object
+from neurostorm_app.errors import DataError, NoInputError, UsageError
 
 from .conftest import Dataset
 
@@ -215,3 +220,104 @@ def test_an_atlas_for_a_model_of_volumes(study, tmp_path):
     code, said = study.call("--models", "neurostorm", "--atlas", f"neurostorm={tmp_path}/x")
     assert code == 64
     assert "takes volumes" in said
+
+
+def test_a_link_in_the_output_folder_leads_nowhere_else(study, tmp_path):
+    """A folder of results that is a link to another place is refused, and nothing lands there."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (study.out / "sub-01").mkdir(parents=True)
+    (study.out / "sub-01" / "func").symlink_to(outside)
+    code, said = study.call()
+    assert code == 73
+    assert "would leave the output folder" in said
+    assert list(outside.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["logs", "prov"])
+def test_a_link_of_a_folder_of_records_leads_nowhere_else(study, tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    study.out.mkdir()
+    (study.out / name).symlink_to(outside)
+    code, said = study.call()
+    assert code == 73
+    assert "would leave the output folder" in said
+    assert list(outside.iterdir()) == []
+
+
+def test_a_link_of_the_index_leads_nowhere_else(study, tmp_path):
+    assert study.call()[0] == 0
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (study.out / "retrieval").symlink_to(outside)
+    code, said = study.call(level="group")
+    assert code == 73
+    assert "would leave the output folder" in said
+    assert [path for path in outside.iterdir() if path.stat().st_size] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("sub-01_task-a b_bold.nii.gz", "is not a BIDS name"),
+        ("sub-01_task-rest_bold.nii.gz\n", "is not a BIDS name"),
+        ("sub-01_run-1_run-2_bold.nii.gz", "names an entity twice"),
+        (f"sub-01_task-{'a' * 140}_bold.nii.gz", "letters before its suffix; expected 140 at most"),
+    ],
+)
+def test_names_that_are_none_are_refused(name, words):
+    with pytest.raises(DataError, match=words):
+        parse_name(Path("/data/sub-01/func") / name.replace(".nii.gz\n", "\n.nii.gz"))
+
+
+def test_a_file_in_the_folder_of_another_participant_is_refused():
+    name = "sub-01_ses-1_bold.nii.gz"
+    for folder in ("sub-02", "sub-02/func", "sub-01/ses-2/func"):
+        with pytest.raises(DataError, match=r"lies in the folder .* expected one label in both"):
+            parse_name(Path("/data") / folder / name)
+    assert parse_name(Path("/data/sub-02/sub-01/ses-1/func") / name)["sub"] == "01"
+
+
+def test_names_that_a_disk_or_bids_takes_for_one_are_found():
+    names = ["task-a_run-1", "task-A_run-1", "task-a_run-01", "task-a_run-2", "task-a_run-10"]
+    paths = [Path(f"sub-01_{name}_bold.nii.gz") for name in names]
+    paths.append(Path("sub-01_task-a_run-10_bold.nii"))
+    found = check_clashes(paths)
+    assert sorted(paths.index(path) for path in found) == [0, 1, 2, 4, 5]
+    assert "are one name to a disk or to BIDS" in found[paths[4]].what
+    assert paths[5].name in found[paths[4]].what
+
+
+def test_a_sidecar_that_is_none_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    path.mkdir()
+    with pytest.raises(DataError, match="is no ordinary file; expected a JSON object"):
+        read_object(path)
+    path.rmdir()
+    path.write_text('{"a": ' + "[" * 10**5 + "]" * 10**5 + "}")
+    with pytest.raises(DataError, match="nests lists or objects too deep to be a sidecar"):
+        read_object(path)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(NoInputError, match="this user may not read the sidecar"):
+        read_object(path)
+
+
+def test_a_filter_file_is_small_and_may_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "filter.json"
+    path.write_text(" " * (2**20 + 1))
+    selection = Selection(bids_filter_file=path)
+    with pytest.raises(UsageError, match="is larger than 1 MiB: no filter file is"):
+        read_filters(selection)
+    path.write_text("{}")
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(NoInputError, match="this user may not read the filter file"):
+        read_filters(selection)

@@ -125,6 +125,9 @@ def test_memory_is_read_with_its_unit(words, gib):
     [
         (["--model", "x"], "no such option: .*--model", "--models"),
         (["--nproc", "2"], "no such option: .*--nproc", "--nprocs"),
+        (["--config-fil", "x"], "no such option: .*--config-fil", "--config-file"),
+        (["--bids_exec_specs"], "no such option: .*--bids_exec_specs", "--bids-exec-spec"),
+        (["--fs-licence-file", "x"], "no such option: .*--fs-licence-file", "--fs-license-file"),
         (["extra"], "one argument too many: .*extra", "--help"),
         (
             ["--nprocs", "0"],
@@ -140,6 +143,14 @@ def test_memory_is_read_with_its_unit(words, gib):
         (["--ignore", "t2w"], "--ignore cannot be .*t2w.*fieldmaps", "--help"),
         (["--level", "most"], "--output-level cannot be .*most", "--help"),
         (["--fallback-total-readout-time", "0"], "--fallback-total-readout-time cannot", "--help"),
+        (["--shard", "0/4"], "--shard cannot be .*0/4", "--shard"),
+        (["--shard", "x"], "--shard cannot be .*x", "--shard"),
+        (["--folds", "1"], "--folds cannot be .*1.*greater than or equal to 2", "--folds"),
+        (["--permutations", "-5"], "--permutations cannot be .*-5", "--permutations"),
+        (["--confidence", "1"], "--confidence cannot be .*1.*less than 1", "--confidence"),
+        (["--harmonise", "harmony"], "--harmonise cannot be .*harmony", "--harmonise"),
+        (["--baselines", "cnn"], "--baselines cannot be .*cnn.*bnt", "--baselines"),
+        (["--target", "age"], "--target: an option of the group level", "group level when"),
         (["--device", "tpu"], "--device cannot be .*tpu", "--device"),
         (["--mem", "much"], "--mem: .*much.* is not a size", "8G"),
         (["--mem", "4G", "--mem-gb", "4"], "were both given", "one of them"),
@@ -201,6 +212,13 @@ def test_output_spaces_are_written_as_for_fmriprep(words, labels):
 )
 def test_preprocessing_is_asked_for_as_of_fmriprep(words, field, value):
     assert getattr(options(*words).science, field) == value
+
+
+def test_targets_are_named_at_the_group_level():
+    words = ["--target", "age,sex", "handedness score", "--site_column", "scanner", "--folds", "10"]
+    prediction = parse(["in", "out", "group", *words])[0].prediction
+    assert prediction.target == ("age", "sex", "handedness score")
+    assert (prediction.site_column, prediction.folds) == ("scanner", 10)
 
 
 def test_a_missing_derivative_is_no_input(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import subprocess
@@ -163,7 +164,45 @@ def test_a_new_embedding_brings_back_its_index_alone(group, out, rng):
 
 
 def test_participants_can_be_selected(group):
-    assert "4 runs of toy" in group(participant_label=["01", "02"]).summary()
+    told = group(participant_label=["01", "02"]).summary()
+    assert "4 runs of toy" in told
+    assert "of 3 participants in the folder, 1 are not in the table and the index of toy" in told
+    assert "are not in the table" not in group().summary()
+
+
+def test_the_table_of_a_model_that_is_gone_is_said_to_be_of_an_earlier_call(group, out):
+    assert "of an earlier call" not in group().summary()
+    for entry in find_embeddings(out)["toy"]:
+        entry.path.unlink()
+    told = group().summary()
+    assert "the table and the index of toy are of an earlier call" in told
+    assert "index of connectome are" not in told
+
+
+def test_a_run_that_came_while_another_call_was_waited_for_is_collected(
+    group, out, rng, monkeypatch
+):
+    """The lock may take minutes: what was seen before it is no longer all."""
+    real = group_module.alone
+
+    @contextlib.contextmanager
+    def late(root):
+        with real(root):
+            write_vector(out, "04", "1", "toy", rng.normal(size=11).astype(np.float32))
+            yield
+
+    monkeypatch.setattr(group_module, "alone", late)
+    assert "7 runs of toy" in group().summary()
+
+
+def test_the_dataset_of_the_runs_stays_named_when_it_is_gone(group, out):
+    group()
+    path = out / "dataset_description.json"
+    about = json.loads(path.read_text())
+    about["DatasetLinks"]["raw"] = "../gone"
+    path.write_text(json.dumps(about))
+    group()
+    assert json.loads(path.read_text())["DatasetLinks"]["raw"] == "../gone"
 
 
 def test_an_empty_output_folder_has_no_group(settings, fake):

@@ -155,6 +155,24 @@ def test_a_sidecar_that_now_says_something_else_is_seen(out, table):
         gather(out, table)
 
 
+@pytest.mark.parametrize("spoil", ["column", "length"])
+def test_a_table_that_another_program_wrote_is_collected_anew(out, table, reads, spoil, caplog):
+    made = gather(out)
+    write_table(table, made, out)
+    reads.clear()
+    held = pq.read_table(table)
+    if spoil == "column":
+        other = held.drop_columns(["sha256"])
+    else:
+        said = json.loads(held.schema.metadata[b"neurostorm_app"])
+        said["fingerprint"]["EmbeddingDimension"] = 3
+        other = held.replace_schema_metadata({b"neurostorm_app": json.dumps(said)})
+    pq.write_table(other, table)
+    assert gather(out, table).fingerprint["EmbeddingDimension"] == D
+    assert len(reads) == 6
+    assert "cannot be used, the group level collects its runs anew" in caplog.text
+
+
 @pytest.mark.parametrize("spoil", ["cut", "flip", "text", "old"])
 def test_a_damaged_table_is_collected_anew(out, table, reads, spoil, caplog, monkeypatch):
     made = gather(out)
@@ -329,6 +347,16 @@ def test_names_that_say_neither_run_nor_model_are_told(out):
         found.strange["sub-01_task-rest_embedding.tsv"]
     )
     assert "is not a BIDS name" in str(found.strange["sub-01_copy of it_embedding.tsv"])
+
+
+def test_a_folder_that_was_renamed_without_its_files_is_told(out, rng):
+    (out / "sub-01").rename(out / "sub-09")
+    (out / "sub-03" / "ses-b").rename(out / "sub-03" / "ses-c")
+    found = survey(out)
+    assert [entry.participant for entry in found.found["toy"]] == ["02", "02", "03"]
+    assert len(found.strange) == 3
+    for error in found.strange.values():
+        assert "lies in the folder s" in str(error)
 
 
 def test_equal_fingerprints_do_not_differ(out):

@@ -182,6 +182,7 @@ def test_windows_are_no_run(out):
     with pytest.raises(DataError, match="holds the windows of a run") as caught:
         find_nearest(out, str(path), 3, label="toy")
     assert path_of(out).name in caught.value.fix
+    assert label_of(str(path)) == "toy"  # the index of that model says it, none is looked for
 
 
 def test_an_index_of_an_earlier_version_takes_names_and_no_files(out):
@@ -232,6 +233,25 @@ def test_a_table_that_lost_its_rows_is_refused(out, damage):
         text.write_text("".join(text.read_text().splitlines(keepends=True)[:-1]))
         with pytest.raises(DataError, match="has 5 rows, and the index 6"):
             find_nearest(out, RUN, 3, label="toy")
+
+
+@pytest.mark.parametrize("like", ["sub-01", "3", "participant_id"])
+def test_a_participant_or_a_row_number_is_not_the_name_of_a_run(out, like):
+    with pytest.raises(NothingSelectedError, match="is not among the 6 runs"):
+        find_nearest(out, like, 3, label="toy")
+
+
+def test_a_damaged_row_or_sidecar_of_the_index_is_named(out, query):
+    rows = out / "retrieval" / "desc-toy_index.tsv"
+    rows.write_text(rows.read_text().replace(f"\t{RUN}\t", f"\t{RUN}\tmore\t"))
+    with pytest.raises(DataError, match=r"row 0 of .* has 6 cells, not 5"):
+        find_nearest(out, RUN, 3, label="toy")
+    about = out / "retrieval" / "desc-connectome_index.json"
+    about.write_text(about.read_text()[:-20])
+    assert query(out, "--like", RUN)[1] == ExitCode.DATA
+    about.unlink()
+    with pytest.raises(DataError, match=r"do not belong together: .* is not there"):
+        read_about(out, "connectome")
 
 
 @pytest.fixture

@@ -63,6 +63,24 @@ def alike(rng):
     return {"connectome": good, "toy": bad}
 
 
+@pytest.mark.parametrize("entity", ["echo-{}", "rec-r{}", "part-p{}"])
+def test_two_files_of_one_scan_are_never_each_others_match(rng, entity):
+    """They share the noise of the scan: a model of nothing else would recognise everybody."""
+    runs = [
+        f"sub-{p:02d}_task-rest_run-{r}_{entity.format(e)}"
+        for p in range(12) for r in (1, 2) for e in (1, 2)
+    ]  # fmt: skip
+    scans = np.repeat(rng.normal(size=(24, 30)), 2, axis=0)
+    model = collected("connectome", scans, runs)
+    said = describe_reidentification(model, None, draws=DRAWS)
+    assert said["Reidentification"]["Runs"] == 24
+    assert said["Reidentification"]["Galleries"][0]["Rank1"]["value"] < 0.4
+    alone = [run.replace("run-1_", "") for run in runs if "run-1" in run]
+    one = collected("connectome", scans[:24], alone)
+    reason = describe_reidentification(one, None, draws=DRAWS)["Reidentification"]["reason"]
+    assert reason.startswith("0 of 12 participants have two runs")
+
+
 def test_people_that_are_alike_are_recognised_and_noise_is_not(alike):
     good = describe_reidentification(alike["connectome"], None, draws=DRAWS)["Reidentification"]
     assert good["Participants"] == good["ParticipantsAcrossSessions"] == 12

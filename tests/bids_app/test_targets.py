@@ -226,6 +226,14 @@ def test_too_little_to_learn_from_is_refused(bids, values, rows, message):
         check_target(labels, [(label, None) for label in rows])
 
 
+def test_what_one_participant_alone_has_is_not_quoted(bids):
+    born = [f"1970-03-{day:02d}" for day in range(1, 17)] + ["unknown"] * 4
+    labels = labels_of(bids, born)
+    with pytest.raises(DataError, match="'unknown' has 4, 16 not named here have as few") as caught:
+        check_target(labels, [(label, None) for label in PEOPLE])
+    assert "1970" not in f"{caught.value.what} {caught.value.fix}"
+
+
 def test_sessions_of_one_person_are_one_member_of_a_class(bids):
     ids = [f"sub-{p}" for p in PEOPLE for _ in range(2)]
     sessions = ["ses-1", "ses-2"] * 20

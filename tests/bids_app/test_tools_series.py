@@ -200,6 +200,10 @@ def test_one_bad_table_leaves_the_others(write, embed, tmp_path):
     ("text", "message"),
     [
         ("a\ta\n1\t2\n", "the column 'a' stands in it twice"),
+        ("a\tb\n1\t2\t\n2\t3\t\n3\t5\t\n", "more cells than its header, which has 2"),
+        ("a\tb\n0\t1\t2\n1\t2\t3\n2\t3\t5\n", "more cells than its header, which has 2"),
+        ("\ta\tb\n0\t1\t2\n1\t2\t3\n2\t3\t5\n", "column 1 has no name, as row numbers"),
+        ("0.5\t-1.2e-3\n1\t2\n2\t3\n3\t5\n", "its first row holds numbers, such as '0.5'"),
         ("a\tb\n1\tx\n2\t3\n3\t4\n", "cannot be read as the series of parcels"),
         ("a\tb\n1\tinf\n2\t3\n3\t4\n", "1 values are infinite"),
         ("a\tb\n1\t2\n2\t3\n", r"its numbers have the shape \(2, 2\)"),

@@ -108,6 +108,10 @@ def test_an_epoch_is_one_window_of_each(place, tmp_path):
     call(*words, "--validation", "0.2", "--validation-windows", "1")
     said = json.loads((tmp_path / "mine/training.json").read_text())
     assert said["steps"] == 6  # 8 participants, twice, by threes
+    for wrong in ("0", "-3", "nan", "inf"):
+        words[-3] = wrong
+        with pytest.raises(UsageError, match="a training cannot run for"):
+            call(*words, "--validation", "0.2", "--validation-windows", "1")
 
 
 def test_from_scratch_takes_a_configuration(place, tmp_path):

@@ -69,6 +69,19 @@ def test_the_probabilities_are_their_equations(tokens: Tensor) -> None:
         torch.testing.assert_close(entries_dropped[i], entries)
 
 
+def test_an_entry_is_halved_before_it_is_cut_at_one() -> None:
+    """Two places that never change and share nothing: entries within a place are certain."""
+    window: Size = (2, 1, 1, 5)
+    still = 4 * torch.eye(2, dtype=torch.float64).repeat_interleave(5, dim=0)
+    near = find_neighbours(window)
+    everywhere, _ = by_hand(still, window, cube=5, column=5)
+    assert everywhere.max() == 1.0
+    expected = (everywhere.sum(dim=1) / (near[0] | near[1]).sum(dim=1)).clamp(max=1)
+    found = drop_probability(still[None], *near)[0]
+    torch.testing.assert_close(found, expected)
+    assert found.min() == 1.0
+
+
 def test_twins_in_space_and_in_time_lose_what_they_share(tokens: Tensor) -> None:
     """Where all tokens are one, a fraction of the entries goes; where none is alike, none."""
     near = find_neighbours(WINDOW)

@@ -306,10 +306,23 @@ def test_weights_that_are_not_those_of_the_card_are_refused(brought) -> None:
         ({"surprise": 1}, "is not the card of a model: surprise: Extra inputs"),
         ({"label": "a_b/c"}, "is not the card of a model: label"),
         ({"licence": None}, "is not the card of a model: licence: Field required"),
+        ({"label": "a" * 101}, "has a label of 101 letters; expected at most 100"),
     ],
 )
 def test_a_card_that_cannot_be_trusted_is_refused(brought, changes, message) -> None:
     with pytest.raises(WrongWeightsError, match=re.escape(message)):
+        read_card(str(brought(**changes)))
+
+
+@pytest.mark.parametrize("size", [[48, 48, 48, 40], [10**9] * 4, None])
+def test_a_contract_of_a_user_is_what_the_network_takes(brought, size) -> None:
+    demo = read_card("neurostorm-demo").model_dump(mode="json")
+    changes = {name: demo[name] for name in ("architecture", "contract", "layout", "config")}
+    assert read_card(str(brought(**changes))).name == "mine"
+    changes["config"] = {**demo["config"], "img_size": size}
+    with pytest.raises(
+        WrongWeightsError, match=re.escape("makes windows of [48, 48, 48, 20], and")
+    ):
         read_card(str(brought(**changes)))
 
 

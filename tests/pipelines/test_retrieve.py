@@ -167,6 +167,30 @@ def test_a_damaged_index_is_refused(embeddings, tmp_path):
         load_index(path)
 
 
+@pytest.mark.parametrize("wrong", ["no steps", "distances", "another step", "rows", "nothing"])
+def test_an_index_that_compares_in_another_way_is_refused(tmp_path, wrong):
+    """faiss reads each of them without a word."""
+    faiss = pytest.importorskip("faiss")
+    inner = faiss.IndexFlatL2(5) if wrong == "distances" else faiss.IndexFlatIP(5)
+    handle = faiss.IndexPreTransform(inner)
+    if wrong == "another step":
+        rotation = faiss.RandomRotationMatrix(5, 5)
+        rotation.init(1)
+        handle.prepend_transform(rotation)
+    if wrong != "no steps":
+        handle.prepend_transform(faiss.NormalizationTransform(5, 2.0))
+    handle.is_trained = True
+    handle.add(np.eye(5, dtype=np.float32))
+    handle.ntotal = 9 if wrong == "rows" else 5
+    path = tmp_path / "index.faiss"
+    faiss.write_index(handle, str(path))
+    if wrong == "nothing":
+        assert load_index(path).n_rows == 5
+        return
+    with pytest.raises(DataError, match="is damaged, or is not an index of this app"):
+        load_index(path)
+
+
 def test_a_folder_that_is_not_there_is_an_error(embeddings, tmp_path):
     with pytest.raises(CannotCreateError, match="the index cannot be written"):
         save_index(build_index(embeddings), tmp_path / "nowhere" / "index.faiss")

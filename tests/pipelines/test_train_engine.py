@@ -223,7 +223,9 @@ def test_bfloat16_learns_too_and_leaves_no_trace(tmp_path):
 
 
 def test_plans_that_cannot_be_are_refused():
-    for wrong in ({"steps": 0}, {"rate": 2.0}, {"patience": -1}):
+    nan = float("nan")
+    refused = ({"steps": 0}, {"rate": 2.0}, {"patience": -1}, {"seed": -1}, {"weight_decay": nan})
+    for wrong in refused:
         with pytest.raises(UsageError, match="a training cannot run with"):
             Plan(**wrong)
     with pytest.raises(UsageError, match="the precision fp16 needs a GPU"):

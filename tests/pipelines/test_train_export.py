@@ -63,6 +63,8 @@ def test_weights_card_and_record_belong_together(tmp_path):
     assert card.limits[0].startswith("DEMO WEIGHTS")
     assert "2 participants by whom the best step was chosen" in card.limits[2]
     assert "loss 0.25, accuracy 0.75" in card.limits[2]
+    origin = "Of neurostorm-demo, from which it started: "
+    assert card.limits[3:] == tuple(origin + limit for limit in start.card.limits)
     with safe_open(tmp_path / WEIGHTS, framework="pt") as file:
         assert json.loads(file.metadata()["config"])["embed_dim"] == 12
         assert all(name.startswith("model.") for name in file.keys())  # noqa: SIM118
@@ -123,6 +125,13 @@ def test_a_test_set_is_told_apart_from_validation(tmp_path):
     ending = export_model(tmp_path, start.model, start=start, outcome=OUTCOME, facts=facts)
     assert "Of 3 participants that nothing was chosen by: loss 0.3" in ending.card.limits[2]
     assert ending.test == {"loss": 0.3}
+
+
+def test_the_column_of_a_user_keeps_its_case(tmp_path):
+    start = start_of("neurostorm-demo")
+    facts = FACTS | {"measured": "CogTotalComp, means over participants"}
+    ending = export_model(tmp_path, start.model, start=start, outcome=OUTCOME, facts=facts)
+    assert ending.card.limits[2].startswith("CogTotalComp, means over participants, of 2")
 
 
 def test_names_that_no_model_can_have_are_refused_before_the_training():

@@ -119,6 +119,8 @@ def test_each_of_the_five_schemes_has_a_loss_and_gradients(space, time, card, ma
 
 
 def test_an_atlas_is_laid_on_the_patches(card, atlas):
+    import nibabel as nib
+
     model = create_model(card)
     assert isinstance(model, NeuroStormMae)
     regions = make_atlas_map(atlas, card.contract, model.config)
@@ -127,8 +129,28 @@ def test_an_atlas_is_laid_on_the_patches(card, atlas):
     assert regions[2, 2, 4] == 1.0
     assert regions[5, 2, 4] == 2.0
     assert regions[5, 5, 4] == 4.0
+    image = nib.load(atlas)
+    labels = np.asarray(image.dataobj).copy()
+    labels[4:6, 4:6, 8:10] = [[[9, 7], [7, 9]], [[9, 7], [7, 7]]]  # most voxels of the patch are 7
+    nib.save(nib.Nifti1Image(labels, image.affine), atlas)
+    assert make_atlas_map(atlas, card.contract, model.config)[2, 2, 4] == 7.0
     with pytest.raises(UsageError, match="neither the weights nor an atlas say where"):
         with_masks(start_of(card), Pretraining(spatial_mask="atlas"))
+
+
+def test_a_training_goes_on_only_with_the_atlas_it_began_with(card, material, atlas, tmp_path):
+    import nibabel as nib
+
+    settings = Pretraining(spatial_mask="atlas", mask_ratio=0.5, **FEW)
+    plan = Plan(steps=1, batch=2, validate_every=1)
+    how = {"settings": settings, "plan": plan, "out": tmp_path / "out", "atlas": atlas}
+    pretrain(material, start=start_of(card), **how)
+    image = nib.load(atlas)
+    turned = np.asarray(image.dataobj)[:, :, ::-1].copy()
+    turned[turned == 1] = 2
+    nib.save(nib.Nifti1Image(turned, image.affine), atlas)
+    with pytest.raises(UsageError, match=r"other settings began there.*atlas"):
+        pretrain(material, start=start_of(card), **how)
 
 
 def test_an_atlas_that_misses_the_brain_is_refused(card, atlas, tmp_path):
@@ -140,7 +162,7 @@ def test_an_atlas_that_misses_the_brain_is_refused(card, atlas, tmp_path):
     nib.save(nib.Nifti1Image(image.get_fdata().astype(np.int16), affine), tmp_path / "far.nii.gz")
     model = create_model(card)
     assert isinstance(model, NeuroStormMae)
-    with pytest.raises(DataError, match="are in the middle of a patch"):
+    with pytest.raises(DataError, match="0 regions lie in the windows of the network"):
         make_atlas_map(tmp_path / "far.nii.gz", card.contract, model.config)
 
 
@@ -246,6 +268,8 @@ def test_brainlm_guesses_through_its_own_way(tmp_path):
 def test_what_cannot_be_hidden_or_guessed_is_said(card, material, tmp_path):
     with pytest.raises(UsageError, match="the mask ratio is 1"):
         Pretraining(mask_ratio=1.0)
+    with pytest.raises(UsageError, match="nobody can be validated by 0 windows"):
+        Pretraining(validation_windows=0)
     contrast = Pretraining(objective="contrastive", validation=0.34)
     plan = Plan(steps=1, batch=2, validate_every=1)
     pretrain(material, start=start_of(card), settings=contrast, plan=plan, out=tmp_path / "enc")

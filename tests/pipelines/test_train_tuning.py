@@ -104,6 +104,7 @@ def test_a_planted_class_is_found_and_the_model_is_like_any_other(place, card, m
     assert (again.architecture, again.label, again.demo) == ("neurostorm", "mine", True)
     assert again.limits[0].startswith("DEMO WEIGHTS, NOT FOR SCIENCE")
     assert "which makes it too good" in again.limits[2]
+    assert again.limits[3].startswith("It has seen group of the people it was tuned on")
     assert again.output is not None
     assert (again.output.kind, again.output.classes) == ("binary", ("control", "patient"))
     [(_, patient)] = series(place / "deriv")[1:2]
@@ -191,6 +192,24 @@ def test_losses_are_those_of_upstream_and_classes_weigh_the_same(card, material)
     assert value.loss(logits, truth).item() == pytest.approx((0.7**2 + 1.0) / 2, rel=1e-5)
 
 
+def test_classes_weigh_the_same_however_small_the_batch(card, material):
+    """A weighted mean over a batch of one item would leave no weight at all."""
+    three = Target(
+        name="site", kind="classes", values=np.array([0] * 5 + [1] * 3 + [2] * 2),
+        classes=("a", "b", "c"),
+    )  # fmt: skip
+    task = task_of(material, card, three)
+    assert task.weights is not None
+    logits, truth = torch.tensor([[0.3, -1.0, 0.2], [0.1, 0.0, 2.0]]), torch.tensor([0.0, 2.0])
+    shares = torch.log_softmax(logits, dim=1)
+    for item, label in enumerate((0, 2)):
+        expected = -task.weights[label] * shares[item, label]
+        one = task.loss(logits[item : item + 1], truth[item : item + 1])
+        assert one.item() == pytest.approx(expected.item(), rel=1e-5)
+    expected = -(task.weights[0] * shares[0, 0] + task.weights[2] * shares[1, 2]) / 2
+    assert task.loss(logits, truth).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_logits_are_averaged_over_windows_before_the_loss(card, material):
     task = task_of(material, card)
     task.eval()
@@ -208,6 +227,8 @@ def test_what_cannot_be_learnt_is_said(card, material, tmp_path):
         tune(material, short, start=start_of(card), settings=Tuning(), plan=PLAN, out=tmp_path)
     with pytest.raises(DataError, match="in all participants to train on"):
         tune(material, same, start=start_of(card), settings=Tuning(), plan=PLAN, out=tmp_path)
+    with pytest.raises(UsageError, match="a run cannot be judged in 0 windows"):
+        Tuning(windows=0)
     connectome = read_card("connectome")
     with pytest.raises(UsageError, match="so there is nothing to train"):
         open_start(connectome, InputFiles(), name="mine")
@@ -222,4 +243,6 @@ def test_measures_stand_beside_what_a_guess_gets():
     exact = measure_values(np.array([1.0, 2, 3]), np.array([1.0, 2, 3]), mean=0.0)
     assert (exact["r2"], exact["mae"], exact["mae_mean"]) == (1.0, 0.0, 2.0)
     assert exact["r"] == pytest.approx(1)
+    few = measure_values(np.array([1.0, 2]), np.array([1.0, 3]), mean=0.0)
+    assert few == {"mae": 0.5, "mae_mean": 2.0}  # of two people there is no share of variance
     assert measure_values(np.full(3, 2.0), np.array([1.0, 2, 3]), mean=2.0)["r2"] == 0.0

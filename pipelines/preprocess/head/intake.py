@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
@@ -115,7 +114,7 @@ def _look(
 def _count(bold: Path) -> tuple[dict[int, int], NDArray[np.bool_], Volume]:
     """Count what is not finite, tell where that is, and average what is."""
     shape = open_image(bold).shape
-    image: Any = nib.load(bold, keep_file_open=True)
+    image: Any = open_image(bold, keep_open=True)
     counts: dict[int, int] = {}
     bad, total = np.zeros(shape[:3], dtype=np.bool_), np.zeros(shape[:3])
     for number in range(shape[3] if len(shape) == 4 else 1):

@@ -113,6 +113,7 @@ def test_verdicts_follow_from_the_numbers(compared):
     assert (control.effect, control.beats_connectome) == ("none", None)
     assert not control.sentence.startswith("DEMO")
     assert found.verdicts["connectome"].beats_control is None
+    assert found.sentence.startswith(DEMO + "age: predicted by storm")
     assert "Untrained" not in found.sentence
     assert "better than plain functional connectivity: storm" in found.sentence
 
@@ -215,6 +216,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_computed(cohort):
     [
         (np.linspace(-0.1, 0.88, 99), 0.84),  # the fifth from above: with it p is 0.06
         (np.linspace(-1, -0.1, 99), None),  # below guessing there is nothing to miss
+        (np.linspace(-1, 0.046, 99), None),  # 0.003: told in two decimals it would be guessing
         (np.array([0.3, 0.1]), None),  # too few rearrangements for a p of 0.05
         (None, None),
     ],
@@ -226,6 +228,12 @@ def test_what_chance_reaches_is_read_off_its_distribution(compared, null, expect
     if expected is not None:
         p = [(1 + (null >= at - 1e-9).sum()) / 100 for at in (expected, expected + 1e-6)]
         assert p[0] > 0.05 >= p[1]
+
+
+def test_where_nothing_could_be_rearranged_chance_reaches_nothing_that_is_known(compared):
+    storm = compared[1].evaluations["storm"]
+    same = dataclasses.replace(storm, p_value=None, null=np.full(99, 0.8))
+    assert _detectable(same, "r2") is None
 
 
 def test_intervals_of_guessing_are_narrow(compared):

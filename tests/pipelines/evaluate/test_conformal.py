@@ -75,7 +75,7 @@ def test_too_few_rows_give_no_bounds_and_say_so(make_people):
     assert found.upper is None
     assert found.coverage is None
     assert found.notes == (
-        "no intervals of the value: a confidence of 0.9 takes 9 training rows, and a fold has 6",
+        "no intervals of the value: a confidence of 0.9 takes 10 training rows, and a fold has 6",
     )
     assert bounds_of(make_people(9), confidence=0.8).lower is not None
 
@@ -106,3 +106,14 @@ def test_a_row_regressor_can_be_copied(make_people):
     regressor = RowRegressor(cohort=make_people(20), recipe=RECIPE, seed=3)
     assert clone(regressor, safe=False) is not regressor
     assert clone(regressor, safe=False).get_params()["seed"] == 3
+    assert clone(regressor, safe=False).cohort is regressor.cohort
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.9, 0.95])
+def test_bounds_are_there_or_their_lack_is_told_however_many_rows_there_are(
+    make_people, confidence
+):
+    for n in range(8, 32, 1 if confidence == 0.9 else 5):
+        found = bounds_of(make_people(n), confidence=confidence)
+        assert (found.lower is None) == found.notes[0].startswith("no intervals of the value")
+        assert found.lower is None or np.isfinite(found.lower).all()

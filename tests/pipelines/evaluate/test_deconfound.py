@@ -139,6 +139,12 @@ def test_names_of_numbers_are_short():
     assert name_labels(Confound(name="site", values=("a", ""))) == ("a", "")
 
 
+def test_long_numbers_are_not_one_number():
+    days = Confound(name="day", values=20_200_100.0 + np.arange(20))
+    assert len(set(name_labels(days))) == 20
+    assert not tells_nothing(days)
+
+
 def test_no_rows_are_no_trouble(cohort, rng):
     nobody = np.arange(0)
     fitted = Deconfound(names=BOTH).fit(rng.normal(size=(25, D)), TRAIN, cohort)

@@ -17,8 +17,10 @@ from neurostorm_app.errors import (
     WrongWeightsError,
 )
 from neurostorm_app.pipelines.evaluate.cohort import Cohort, Design, Target
+from neurostorm_app.pipelines.evaluate.crossvalidate import evaluate
+from neurostorm_app.pipelines.evaluate.estimators import Standardise
 from neurostorm_app.pipelines.evaluate.head_files import pack_head, read_head, write_head
-from neurostorm_app.pipelines.evaluate.head_fit import fit_head
+from neurostorm_app.pipelines.evaluate.head_fit import fit_head, performance_of
 from neurostorm_app.pipelines.evaluate.heads import apply_head, check_fingerprint
 
 MADE = {"WeightsSHA256": "ab" * 32, "Space": "MNI", "EmbeddingDimension": 7}
@@ -130,6 +132,20 @@ def test_a_card_says_what_it_is_and_names_nobody(fit):
     assert card["OutOfFoldPerformance"]["r2"] == {"Value": 0.9, "Low": 0.8, "High": None}
     assert set(load(content)) == {"weights", "intercept", "slope", "biases", "prevalences"}
     assert pack_head(fit("two"), version="0.4")[1].keys() == card.keys()
+
+
+def test_a_card_holds_what_ridge_is_worth_whatever_learned_in_the_evaluation(rng):
+    cohort = cohort_of(*draw(rng, 40, "two"))
+    design = Design(n_folds=3, n_repeats=1, n_permutations=0, n_bootstraps=100)
+    other = Design(
+        n_folds=3, n_repeats=1, n_permutations=0, n_bootstraps=100, classifier="logistic"
+    )
+    ridge, logistic = (evaluate(cohort, "toy", d, steps=(Standardise(),)) for d in (design, other))
+    told = performance_of(cohort, "toy", design, ridge)
+    assert told == performance_of(cohort, "toy", other, logistic)
+    for name, interval in ridge.metrics.items():
+        assert told[name]["Value"] == pytest.approx(interval.value, rel=1e-3)
+        assert told[name]["Value"] == float(f"{interval.value:.4g}")
 
 
 def test_a_head_of_demo_weights_says_so_first(rng):

@@ -14,7 +14,11 @@ from neurostorm_app.pipelines.evaluate.estimators import Standardise
 from neurostorm_app.pipelines.evaluate.folds import blind_folds
 from neurostorm_app.pipelines.evaluate.nested import Recipe
 from neurostorm_app.pipelines.evaluate.permute import _statistics, permutation_test
-from neurostorm_app.pipelines.evaluate.rearrange import draw_rearrangements, level_of
+from neurostorm_app.pipelines.evaluate.rearrange import (
+    choose_strata,
+    draw_rearrangements,
+    level_of,
+)
 from neurostorm_app.pipelines.evaluate.ridge import Ridge
 from neurostorm_app.pipelines.evaluate.selection import Select
 
@@ -73,9 +77,40 @@ def test_within_strata_nothing_leaves_its_stratum(make_people):
     people = make_people(30, sessions=2)
     site = tuple("abc"[row // 2 % 3] for row in range(60))
     people = replace(people, confounds={"site": Confound(name="site", values=site)})
+    found = permutation_test(people, VALUE, replace(DESIGN, n_permutations=5, strata="site"))
+    assert found.notes[0].endswith("rearranged between participants, within each site")
     moved, _ = draw_rearrangements(people, 30, seed=0, strata="site")
     assert (np.asarray(site)[moved] == np.asarray(site)).all()
     assert not (moved == np.arange(60)).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "chosen"),
+    [
+        ({}, "site"),
+        ({"values": tuple("ab" * 9 + "cc")}, None),  # two participants of c
+        ({"values": ("", *"ba" * 9, "b")}, None),  # not known of one
+        ({"values": np.arange(20.0)}, None),  # numbers
+        ({"classes": tuple("xy"), "told": np.arange(20) % 2}, None),  # the site tells the target
+        ({"classes": tuple("xy"), "told": np.arange(20) // 10}, "site"),
+        ({"name": "scanner"}, None),
+    ],
+)
+def test_a_site_makes_strata_where_there_is_something_to_exchange_in_each(
+    make_people, changes, chosen
+):
+    people = make_people(20)
+    name = changes.get("name", "site")
+    site = Confound(name=name, values=changes.get("values", ("a", "b") * 10))
+    target = people.target
+    if "told" in changes:
+        target = Target(
+            name="dx", kind="classes", values=changes["told"], classes=changes["classes"]
+        )
+    people = replace(people, confounds={name: site}, target=target)
+    assert choose_strata(people, "site") == chosen
+    renamed = replace(people, target=replace(target, name="site"))
+    assert choose_strata(renamed, "site") is None
 
 
 @pytest.mark.parametrize("name", ["scanner", "motion"])

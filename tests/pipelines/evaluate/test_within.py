@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import replace
 
-from neurostorm_app.pipelines.evaluate.cohort import Cohort, Design, Target
+import numpy as np
+import pytest
+
+from neurostorm_app.errors import DataError
+from neurostorm_app.pipelines.evaluate.cohort import Cohort, Confound, Design, Target
+from neurostorm_app.pipelines.evaluate.compare import compare
 from neurostorm_app.pipelines.evaluate.crossvalidate import evaluate
+from neurostorm_app.pipelines.evaluate.deconfound import Deconfound
 from neurostorm_app.pipelines.evaluate.estimators import Standardise
 from neurostorm_app.pipelines.evaluate.within import WithinPeople
 
@@ -54,3 +60,54 @@ def test_centring_makes_nothing_out_of_nothing():
     ]
     assert np.mean(np.asarray(p) <= 0.1) < 0.4
     assert 0.2 < np.mean(p) < 0.8
+
+
+def moved_by_drug(seed, *, sessions=2, n=20):
+    """People move by 2, a drug adds 0.5, and all that embeddings know of the drug is motion."""
+    rng = np.random.default_rng(seed)
+    drug = np.tile(np.arange(sessions) % 2, n)
+    motion = np.repeat(2 * rng.normal(size=n), sessions) + 0.5 * drug
+    motion += 0.2 * rng.normal(size=drug.size)
+    x = np.repeat(3 * rng.normal(size=(n, 20)), sessions, axis=0)
+    x += 0.3 * rng.normal(size=x.shape)
+    x[:, :4] += 1.5 * motion[:, None]
+    people = tuple(f"sub-{i:02d}" for i in range(n) for _ in range(sessions))
+    ages = np.repeat(rng.uniform(20, 80, n), sessions)
+    return Cohort(
+        rows=tuple(f"{who}_ses-{i % sessions}" for i, who in enumerate(people)),
+        participants=people,
+        groups=people,
+        features={"model": x.astype(np.float32)},
+        target=Target(name="given", kind="classes", values=drug, classes=("placebo", "drug")),
+        confounds={
+            "motion": Confound(name="motion", values=motion),
+            "age": Confound(name="age", values=ages),
+        },
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_motion_from_session_to_session_is_taken_off_though_people_differ_more(seed):
+    found = compare(moved_by_drug(seed), DESIGN)
+    assert found.evaluations["model"].metrics["auroc"].value > 0.8
+    assert found.evaluations["confounds-motion"].metrics["auroc"].value > 0.8
+    assert found.adjusted["model"].p_value > 0.05
+    assert found.verdicts["model"].effect == "confounded"
+
+
+def test_what_does_not_change_within_people_is_no_column_of_rounding_errors():
+    cohort, rows = moved_by_drug(0, sessions=3), np.arange(60)
+    age = cohort.confounds["age"].values[:, None] / 7
+    assert not WithinPeople().apply(age, rows, cohort).any()
+    x = WithinPeople().apply(cohort.features["model"].astype(np.float64), rows, cohort)
+    off = Deconfound(names=("age",), within=True).fit(x, rows, cohort)
+    np.testing.assert_array_equal(off.apply(x, rows, cohort), x)
+
+
+def test_as_many_covariates_as_sessions_leave_nothing():
+    cohort, rows = moved_by_drug(0), np.arange(40)
+    labels = tuple(f"day{(row // 2 + 1) * (row % 2)}" for row in rows)
+    cohort = replace(cohort, confounds={"day": Confound(name="day", values=labels)})
+    x = WithinPeople().apply(cohort.features["model"].astype(np.float64), rows, cohort)
+    with pytest.raises(DataError, match="independent columns for 40 training rows; nothing"):
+        Deconfound(names=("day",), within=True).fit(x, rows, cohort)

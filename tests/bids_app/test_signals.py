@@ -1,0 +1,366 @@
+"""Signals: how calls end that are told to, killed, or will not listen, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.results import Progress, contained
+from neurostorm_app.bids_app.scratch import open_scratch, remove_abandoned
+from neurostorm_app.bids_app.signals import Listening, Stopped
+from neurostorm_app.pipelines.phantom import make_phantom
+
+APP = Path(sys.executable).with_name("neurostorm-app")
+MODELS = ["--models", "connectome", "neurostorm-demo"]
+WORK = """
+import itertools, os, subprocess, sys, time
+from pathlib import Path
+from neurostorm_app.bids_app.cli import guarded
+from neurostorm_app.bids_app.results import Progress, contained
+from neurostorm_app.bids_app.scratch import open_scratch
+from neurostorm_app.bids_app.signals import run_apart
+
+out, kind = Path(sys.argv[1]), sys.argv[2]
+
+def work():
+    with open_scratch(out) as folder:
+        child = subprocess.Popen(["sleep", "600"])
+        (folder / "half").write_bytes(b"x")
+        print(os.getpid(), child.pid, flush=True)
+        if kind.isdigit():
+            os.kill(os.getpid(), int(kind))
+        if kind == "contained":
+            with contained(Progress("run")):
+                time.sleep(600)
+            (out / "went on").touch()
+        for _ in range(3 * (kind == "swallows")):
+            try:
+                time.sleep(600)
+            except BaseException:
+                pass
+        if kind == "cleans":
+            try:
+                time.sleep(600)
+            finally:
+                time.sleep(0.5)
+                (out / "cleaned").touch()
+        if kind == "computes":
+            sum(itertools.repeat(0, 10**14))
+        if kind == "ends":
+            child.kill()
+            child.wait()
+            return 65
+        time.sleep(600)
+
+sys.exit(guarded("test", lambda _: run_apart(work, output_dir=out), None))
+"""
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """End what a test that failed has started."""
+    yield
+    while STARTED:
+        process = STARTED.pop()
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+def start(*command, mark: str):
+    """Start a process in a session of its own, with a mark that its children inherit."""
+    STARTED.append(
+        subprocess.Popen(
+            [str(word) for word in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MARK": mark},
+        )
+    )
+    return STARTED[-1]
+
+
+def living(mark: str) -> list[str]:
+    """List the living processes that inherited a mark."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            marked = f"MARK={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            if marked and state not in "ZX":
+                found.append((folder / "cmdline").read_text().replace("\0", " ")[:90])
+        except OSError:
+            continue
+    return found
+
+
+def gone(mark: str, patience: float = 3.0) -> bool:
+    until = time.monotonic() + patience
+    while living(mark) and time.monotonic() < until:
+        time.sleep(0.05)
+    return not living(mark)
+
+
+def leftovers(out: Path) -> list[Path]:
+    return [p for p in out.rglob("*") if p.name.startswith(".work-") or p.name.endswith(".part")]
+
+
+def work(out: Path, kind: str):
+    """Start a call that does as `kind` says, and wait until it is at work."""
+    process = start(sys.executable, "-c", WORK, out, kind, mark=str(out))
+    return process, [int(word) for word in process.stdout.readline().split()]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_call_that_is_told_to_end_ends_with_75_and_leaves_nothing(tmp_path, signum):
+    process, _ = work(tmp_path, "waits")
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=8)
+    assert process.returncode == 75
+    assert f"stopped by {signum.name}; finished results are kept" in said
+    assert "call again in the same way" in said
+    assert not list(tmp_path.iterdir())
+    assert gone(str(tmp_path))
+
+
+def test_ctrl_c_of_a_terminal_reaches_the_work_once(tmp_path):
+    process, _ = work(tmp_path, "cleans")
+    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=8)
+    assert (process.returncode, said.count("stopped by SIGINT")) == (75, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["cleaned"]
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_ctrl_z_pauses_the_work_too(tmp_path):
+    process, (pid, _) = work(tmp_path, "waits")
+    for signum, states in ((signal.SIGTSTP, ["T", "T"]), (signal.SIGCONT, ["S", "S"])):
+        process.send_signal(signum)
+        until = time.monotonic() + 5
+        while [state(process.pid), state(pid)] != states and time.monotonic() < until:
+            time.sleep(0.02)
+        assert [state(process.pid), state(pid)] == states
+    process.terminate()
+    process.communicate(timeout=8)
+    assert process.returncode == 75
+
+
+@pytest.mark.parametrize("kind", ["contained", "swallows"])
+def test_nothing_goes_on_after_the_signal(tmp_path, kind):
+    process, _ = work(tmp_path, kind)
+    process.terminate()
+    process.communicate(timeout=8)
+    assert process.returncode == 75
+    assert not list(tmp_path.iterdir())
+
+
+def test_work_that_cannot_listen_is_killed_and_its_scratch_removed(tmp_path):
+    process, _ = work(tmp_path, "computes")
+    begin = time.monotonic()
+    process.terminate()
+    _, said = process.communicate(timeout=15)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 75
+    assert "stopped by SIGTERM" in said
+    assert not list(tmp_path.iterdir())
+    assert gone(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "words"),
+    [
+        (signal.SIGKILL, 75, "the work was killed (SIGKILL), most often because its memory"),
+        (signal.SIGBUS, 74, "a file that was being read vanished or could not be read"),
+        (signal.SIGSEGV, 1, "the work ended by SIGSEGV"),
+    ],
+)
+def test_work_that_dies_has_a_code_and_leaves_nothing(tmp_path, signum, code, words):
+    process, _ = work(tmp_path, str(int(signum)))
+    _, said = process.communicate(timeout=8)
+    assert process.returncode == code
+    assert words in said
+    assert not list(tmp_path.iterdir())
+    assert gone(str(tmp_path))
+
+
+def test_the_exit_code_of_the_work_is_that_of_the_call(tmp_path):
+    process, _ = work(tmp_path, "ends")
+    process.communicate(timeout=8)
+    assert process.returncode == 65
+
+
+def test_the_work_does_not_outlive_a_call_that_is_killed(tmp_path):
+    process, (pid, child) = work(tmp_path, "waits")
+    process.kill()
+    process.wait(timeout=8)
+    until = time.monotonic() + 3
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)  # what the work itself started is its own to look after
+    process.communicate(timeout=8)
+    assert not Path(f"/proc/{pid}").exists()
+    assert len(leftovers(tmp_path)) == 1
+    assert len(remove_abandoned(tmp_path)) == 1
+    assert not leftovers(tmp_path)
+
+
+def test_scratch_that_is_used_is_not_abandoned(tmp_path):
+    with open_scratch(tmp_path) as folder:
+        code = (
+            "import sys; from pathlib import Path;"
+            "from neurostorm_app.bids_app.scratch import remove_abandoned;"
+            "print(remove_abandoned(Path(sys.argv[1])))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, tmp_path], check=True, capture_output=True, text=True
+        )
+        assert done.stdout.strip() == "[]"
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_scratch_of_another_machine_is_left_alone(tmp_path):
+    other = tmp_path / ".work-otherhost-abc"
+    other.mkdir()
+    (other / "held").touch()
+    assert remove_abandoned(tmp_path) == []
+    assert other.is_dir()
+
+
+def test_a_signal_passes_what_contains_the_errors_of_a_run():
+    progress = Progress("run")
+    with pytest.raises(Stopped), contained(progress):
+        raise Stopped(signal.SIGTERM)
+    assert progress.errors == []
+    told = as_app_error(Stopped(signal.SIGTERM))
+    assert (int(told.exit_code), told.what[:18]) == (75, "stopped by SIGTERM")
+
+
+def listen(*, swallow: bool) -> None:
+    """Be told to end, and heed it or not."""
+    with Listening():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except Stopped:
+            if not swallow:
+                raise
+
+
+@pytest.mark.parametrize("swallow", [False, True])
+def test_a_signal_is_raised_in_the_end_and_the_handlers_are_as_before(swallow):
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
+    with pytest.raises(Stopped) as caught:
+        listen(swallow=swallow)
+    assert caught.value.signum == signal.SIGTERM
+    assert {s: signal.getsignal(s) for s in before} == before
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("signals")
+    make_phantom(folder / "bids", participants=1, runs=2, seed=5, scale="tiny")
+    return folder / "bids"
+
+
+def validating(process, dataset: Path):
+    """Wait until the validator reads the dataset."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until and process.poll() is None:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes()
+            except OSError:
+                continue
+            if b"bids-validator" in words and str(dataset).encode() in words:
+                return
+    raise AssertionError("the validator was never started")
+
+
+def until_said(process, words: str) -> None:
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"{words!r} was never said")
+
+
+def app(dataset, out, *words):
+    return start(APP, dataset, out, "participant", *words, "--nprocs", "2", mark=str(out))
+
+
+def stop(process, out: Path) -> None:
+    """Tell a call of the app to end, and check that it does, and what it leaves."""
+    begin = time.monotonic()
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert time.monotonic() - begin < 10
+    assert process.returncode == 75, said
+    assert "stopped by SIGTERM; finished results are kept" in said
+    assert "Traceback" not in said
+    assert not leftovers(out)
+    assert gone(str(out)), living(str(out))
+
+
+def test_the_app_is_stopped_while_it_validates(phantom, tmp_path):
+    process = app(phantom, tmp_path / "out")
+    validating(process, phantom)
+    stop(process, tmp_path / "out")
+
+
+def test_the_app_is_stopped_while_it_preprocesses(phantom, tmp_path):
+    out = tmp_path / "out"
+    process = app(phantom, out)
+    until_said(process, "preprocessing the anatomy")
+    until = time.monotonic() + 30
+    while len(living(str(out))) < 5 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(living(str(out))) >= 5  # the call, the work, semaphores, two workers
+    stop(process, out)
+    assert not list((out / "logs").glob("*_report.json"))  # no run failed
+
+
+def content(out: Path) -> dict[str, object]:
+    """What a call leaves, without times."""
+    found: dict[str, object] = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.parent == out / "prov":
+            record = json.loads(path.read_text())
+            hashes = {k: v["sha256"] for k, v in record["outputs"].items() if ".html" not in k}
+            found[name] = (record["key"], record["inputs"], hashes)
+        elif path.is_file() and path.parent.name != "logs" and path.suffix != ".html":
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.mark.slow
+def test_a_stopped_call_is_taken_up_to_the_same_bytes(phantom, tmp_path):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    undisturbed = app(phantom, whole, *MODELS)
+    undisturbed.communicate()
+    assert undisturbed.returncode == 0
+    for moment in ("anatomy: brain", "preprocessed in", "connectome: windows"):
+        process = app(phantom, out, *MODELS)
+        until_said(process, moment)
+        stop(process, out)
+    last = app(phantom, out, *MODELS)
+    last.communicate()
+    assert last.returncode == 0
+    assert content(out) == content(whole)
