@@ -28,7 +28,7 @@ __all__ = [
 
 OPTIONS: Final = ("clip_policy", "parity", "gain", "statistics_sha256", "coordinates_sha256")
 """What of the computation changes vectors, beside weights, contract, atlas and precision."""
-SAID: Final = ("Centre", "Control")
+SAID: Final = ("Centre", "Control", "TunedTo")
 """What newer sidecars say beside; it does not tell runs apart."""
 AGAIN: Final = "embed it again: remove the table, and call the participant level"
 TOLD: Final = 6
@@ -66,7 +66,7 @@ def read_fingerprint(entry: Entry) -> dict[str, Any]:
     -------
     dict
         ``WeightsSHA256``, ``Contract``, ``Atlas``, ``Space``, ``Resolution``, ``Precision``,
-        ``EmbeddingDimension``, ``Options`` and ``Demo``; ``Centre`` and ``Control`` if they are
+        ``EmbeddingDimension``, ``Options`` and ``Demo``; ``Centre``, ``Control`` and ``TunedTo`` if they are
         said. Device, engine and versions are not in it: they change the last digits alone.
 
     Raises
@@ -89,7 +89,8 @@ def read_fingerprint(entry: Entry) -> dict[str, Any]:
             "EmbeddingDimension": int(content["EmbeddingDimension"]),
             "Options": {key: computation[key] for key in OPTIONS if computation.get(key)},
             "Demo": bool(content["Demo"]),
-            **{key: bool(content[key]) for key in SAID if key in content},
+            **{key: bool(content[key]) for key in SAID[:2] if key in content},
+            **({"TunedTo": str(content["TunedTo"])} if content.get("TunedTo") else {}),
         }
         # In one order, whatever that of the sidecar is: what is written depends on it.
         return dict(json.loads(json.dumps(made_by, sort_keys=True)))

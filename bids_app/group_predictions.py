@@ -240,7 +240,7 @@ def _write(
         written[path] = write_json(path, sidecar, root=root)
     if call.options.save_heads:
         written |= _write_heads(label, gathered, comparison, design, call)
-    notes = limit_verdicts(comparison, call.collected)
+    notes = limit_verdicts(comparison, call.collected, gathered.cohort.target.name)
     content = describe_evaluation(gathered, comparison, design, sources=sources, notes=notes)
     table = evaluation_table(comparison, primary_metric(gathered.cohort.target))
     written[paths["table"]] = write_text(paths["table"], table, root=root)

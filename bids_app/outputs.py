@@ -82,6 +82,7 @@ def common_sidecar(
         "Demo": card.demo,
         "Control": card.control,
         "Centre": card.centre,
+        "TunedTo": card.output.target if card.output else None,
         "Model": {
             "Name": card.name,
             "Label": card.label,

@@ -68,7 +68,9 @@ def describe_source(source: str, collected: Mapping[str, Collected]) -> dict[str
     return {"Label": source, "Role": role, "Demo": one.demo, **made}
 
 
-def limit_verdicts(comparison: Comparison, collected: Mapping[str, Collected]) -> list[str]:
+def limit_verdicts(
+    comparison: Comparison, collected: Mapping[str, Collected], target: str
+) -> list[str]:
     """Say what the verdicts cannot claim, because something is not there to compare with.
 
     Parameters
@@ -77,8 +79,16 @@ def limit_verdicts(comparison: Comparison, collected: Mapping[str, Collected]) -
         Of all sources.
     collected : mapping
         The runs of each model.
+    target : str
+        What is predicted.
     """
-    notes = []
+    notes = [
+        f"{source} was tuned to predict {tuned!r}: of people it was tuned on, these numbers are too"
+        " good, and worth nothing."
+        for source, one in collected.items()
+        if (tuned := one.fingerprint.get("TunedTo")) is not None
+        and str(tuned).casefold() == target.casefold()
+    ]
     if CONNECTOME not in collected:
         notes.append(
             "No embeddings of the connectome are here: whether a model beats plain functional "

@@ -120,6 +120,15 @@ class Config:
         WrongWeightsError
             If not.
         """
+        sizes = (*self.img_size, *self.patch_size, *self.window_size, *self.first_window_size)
+        least = min(self.embed_dim, self.c_multiplier, self.in_chans, *self.depths, *sizes)
+        if least < 1 or self.prompt_len < 0 or len(self.depths) > 8 or sum(self.depths) > 256:
+            raise WrongWeightsError(
+                f"embed_dim {self.embed_dim}, c_multiplier {self.c_multiplier}, depths "
+                f"{self.depths}, prompt_len {self.prompt_len}, sizes {sizes}: expected 1 or more "
+                "(prompt_len 0 or more), in at most 8 stages of 256 blocks in all",
+                fix="give the hyper-parameters the weights were trained with",
+            )
         halvings = 2 ** (len(self.depths) - 1)
         pairs = list(zip(self.img_size, self.patch_size, strict=True))
         if self.patch_size[3] != 1 or any(n % (p * halvings) for n, p in pairs[:3]):

@@ -482,3 +482,11 @@ def test_a_bin_of_one_kind_joins_its_neighbour():
     assert bin_rows(range(4), people[:4], lambda rows: True) == []
     twice = [f"p{i // 2}" for i in range(20)]  # ten people, two rows each
     assert [len(rows) for rows in bin_rows(range(20), twice, lambda rows: True)] == [9, 11]
+
+
+def test_a_model_that_was_tuned_to_the_target_is_named(small):
+    for path in small.out.glob("sub-*/func/*_desc-connectome_embedding.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"TunedTo": "Age"}))
+    small.predict("age")
+    notes = small.read("prediction/target-age_evaluation.json")["Notes"]
+    assert any("connectome was tuned to predict 'Age'" in note for note in notes)

@@ -151,6 +151,8 @@ def test_an_atlas_comes_with_the_weights(small: dict[str, Any], x: torch.Tensor)
         ({"model": "swift"}, "of the model 'swift', not of NeuroSTORM"),
         ({"first_window_size": None}, "lack first_window_size"),
         ({"img_size": [16, 32, 40, 6]}, "cannot be halved 3 times"),
+        ({"embed_dim": 0}, "expected 1 or more"),
+        ({"depths": [2, 2, 2, 10_000]}, "stages of 256 blocks in all"),
         ({"patch_size": [2, 2, 2, 2]}, "a patch is one volume long"),
     ],
 )
