@@ -7,7 +7,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: install demo test check accuracy test-slow test-consumers bench docs lock clean
+.PHONY: install demo test check accuracy test-slow faults test-consumers bench docs lock clean
 
 install: .venv/installed
 
@@ -55,6 +55,10 @@ accuracy: test-slow test-consumers
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -s --timeout 3600
+
+# What is done to the app on purpose: bad inputs, lost workers, a cluster whose nodes go away.
+faults: install
+	$(BIN)/python -m pytest -m slow -s --timeout 3600 tests/faults
 
 # The packages that read our folders, and fMRIPrep's own confounds beside ours, in environments of
 # their own (.venv-consumers, .venv-consumers-xcpd). NEUROSTORM_TREE=DIR: a folder made before.
