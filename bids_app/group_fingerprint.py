@@ -67,7 +67,8 @@ def read_fingerprint(entry: Entry) -> dict[str, Any]:
     dict
         ``WeightsSHA256``, ``Contract``, ``Atlas``, ``Space``, ``Resolution``, ``Precision``,
         ``EmbeddingDimension``, ``Options`` and ``Demo``; ``Centre``, ``Control`` and ``TunedTo``
-        if they are said. Device, engine and versions are not in it: they change the last digits alone.
+        if they are said. Device, engine and versions are not in it: they change the last digits
+        alone.
 
     Raises
     ------
