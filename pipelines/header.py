@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SeriesHeader", "check_present", "check_tr", "read_series_header"]
 
-SECONDS: Final = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
+SECONDS: Final = {8: 1.0, 16: 1e-3, 24: 1e-6}
+"""Of the unit of time, by its NIfTI code; other codes say nothing."""
+TIME_UNIT: Final = 0x38
+"""Bits of ``xyzt_units`` that hold that code."""
 TR_MAX: Final = 60.0
 SERIES_VOXELS_MAX: Final = 2**26
 """Voxels of a volume: 406 along each axis, a whole head at 0.5 mm; several are in memory."""
@@ -63,7 +66,7 @@ def read_series_header(path: Path) -> SeriesHeader:
             f"{path} has volumes of {n_voxels} voxels; a series has {SERIES_VOXELS_MAX} at most",
             fix="look whether the header is damaged; bring the series to larger voxels otherwise",
         )
-    unit = str(image.header.get_xyzt_units()[1])
+    unit = int(image.header["xyzt_units"]) & TIME_UNIT
     step = float(image.header["pixdim"][4])
     tr = step * SECONDS[unit] if unit in SECONDS and step > 0 else None
     i, j, k, t = shape

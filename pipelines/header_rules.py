@@ -199,7 +199,9 @@ def _check_zooms(header: nib.Nifti1Header, path: Path) -> None:
     zooms = np.asarray(header["pixdim"][1:4], dtype=np.float64)
     low, high = ZOOM_RANGE
     if not ((zooms >= low) & (zooms <= high)).all():
-        raise _misplaced(path, f"pixdim says that voxels are {_told(zooms)} mm")
+        metres = ((zooms * 1e3 >= 0.2) & (zooms * 1e3 <= 20)).all()
+        guess = "; they look like metres" if metres else ""
+        raise _misplaced(path, f"pixdim says that voxels are {_told(zooms)} mm{guess}")
 
 
 def _check_affine(header: nib.Nifti1Header, path: Path) -> None:

@@ -57,7 +57,7 @@ def test_every_run_has_preprocessed_files_and_embeddings_of_each_model(tree):
 def test_what_comes_of_demo_weights_says_so_everywhere(tree):
     sidecars = list((tree / "out/sub-01/func").glob("*neurostormDemo*_embedding.json"))
     sidecars += (tree / "out/retrieval").glob("*neurostormDemo*.json")
-    assert len(sidecars) == 4 + 2
+    assert len(sidecars) == 4 + 3
     for path in sidecars:
         about = json.loads(path.read_text())
         assert about["Demo"] is True, path

@@ -44,6 +44,15 @@ def test_the_repetition_time_is_in_seconds(write, tr, unit, seconds):
     assert found.zooms == pytest.approx((3, 3, 4), abs=1e-6)  # mm
 
 
+def test_a_unit_of_space_that_nobody_knows_does_not_hide_that_of_time(write):
+    path = write(tr=2.0)
+    image = nib.load(path)
+    header = image.header.copy()
+    header["xyzt_units"] = 8 + 4
+    nib.Nifti1Image(np.asarray(image.dataobj), image.affine, header).to_filename(path)
+    assert read_series_header(path).tr == 2.0  # s
+
+
 def test_a_volume_is_refused(write):
     with pytest.raises(CorruptImageError, match="expected a series"):
         read_series_header(write((7, 8, 9)))

@@ -308,10 +308,10 @@ def test_values_that_are_not_finite_are_counted(tmp_path):
 def test_voxel_sizes_in_metres_are_refused(tmp_path):
     grid = _grid(np.diag([0.004, 0.004, 0.004]))
     write_volume(tmp_path / "metres.nii.gz", _head(_grid(ORIENTATIONS["RAS"])), grid=grid)
-    with pytest.raises(CorruptImageError, match=r"voxels of 0.004 x 0.004 x 0.004 mm") as caught:
+    with pytest.raises(
+        CorruptImageError, match=r"voxels are 0.004 x 0.004 x 0.004 mm; they look like metres"
+    ):
         _prepare(tmp_path / "metres.nii.gz", tmp_path)
-    assert "millimetres" in caught.value.fix
-    assert "they look like metres" in caught.value.fix
 
 
 def test_a_slab_is_refused(tmp_path):
