@@ -18,10 +18,10 @@ from neurostorm_app.pipelines.clean import clean_parcels
 from neurostorm_app.pipelines.conformance import Findings, place_volumes
 from neurostorm_app.pipelines.embed import Embedder, load_embedder
 from neurostorm_app.pipelines.parcel_places import place_parcels
+from neurostorm_app.pipelines.parcel_series import resample_parcels
 from neurostorm_app.pipelines.parcellate import read_labels
 from neurostorm_app.pipelines.prepare import Prepared, naming
 from neurostorm_app.pipelines.prepare_parcels import plan_windows
-from neurostorm_app.pipelines.regrid import resample_time
 from neurostorm_app.pipelines.scale_parcels import scale_parcels
 from neurostorm_app.pipelines.series_table import read_series
 from neurostorm_app.pipelines.stage import StandardSeries
@@ -167,7 +167,7 @@ def _prepare(
     findings.facts |= {"n_volumes_in": n_in, "n_volumes_used": n_volumes}
     starts, window = plan_windows(n_volumes, contract, tr=contract.tr or run.tr, findings=findings)
     xyz = place_parcels(atlas, contract, findings) if atlas else None
-    parcels = _in_time(_clean(parcels, run, contract, findings), run, contract, findings)
+    parcels = resample_parcels(_clean(parcels, run, contract, findings), run, contract, findings)
     scaled = scale_parcels(
         parcels, contract, options, cohort=None, path=run.bold, findings=findings
     )
@@ -253,13 +253,3 @@ def _clean(
         )
     findings.reasons.extend(notes)
     return parcels
-
-
-def _in_time(
-    parcels: Parcels, run: ParcelTable, contract: ParcelContract, findings: Findings
-) -> Parcels:
-    """Resample to the contract's repetition time and take off the mean that comes of it."""
-    if contract.tr is None or findings.facts["time_interpolation"] == "none":
-        return parcels
-    series = resample_time(parcels.series, run.tr, contract.tr).astype(np.float64)
-    return replace(parcels, series=series - series.mean(axis=1, keepdims=True))

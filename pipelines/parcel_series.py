@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.series import SeriesFile
     from neurostorm_app.pipelines.stage import StandardSeries
 
-__all__ = ["open_run", "read_parcels"]
+__all__ = ["open_run", "read_parcels", "resample_parcels"]
 
 
 def open_run(
@@ -111,7 +111,7 @@ def read_parcels(
     measure_coverage(brain, series.grid, space=contract.space, findings=findings, xfm=to_run)
     parcels = parcellate(series, atlas, mask=brain, to_atlas=to_atlas, from_atlas=to_run)
     _check(parcels, contract, atlas=atlas, findings=findings)
-    return _in_time(_clean(parcels, run, contract, findings), run, contract, findings)
+    return resample_parcels(_clean(parcels, run, contract, findings), run, contract, findings)
 
 
 def _check(parcels: Parcels, contract: ParcelContract, *, atlas: Path, findings: Findings) -> None:
@@ -155,10 +155,27 @@ def _clean(
     return parcels
 
 
-def _in_time(
+def resample_parcels(
     parcels: Parcels, run: StandardSeries, contract: ParcelContract, findings: Findings
 ) -> Parcels:
-    """Resample to the contract's repetition time and take off the mean that comes of it."""
+    """Bring parcel series to the contract's repetition time, without the mean that comes of it.
+
+    Parameters
+    ----------
+    parcels : Parcels
+        Cleaned.
+    run : StandardSeries
+        With its repetition time, s.
+    contract : ParcelContract
+        What the model eats.
+    findings : Findings
+        Whether anything is to be interpolated.
+
+    Returns
+    -------
+    Parcels
+        At the contract's repetition time.
+    """
     if contract.tr is None or findings.facts["time_interpolation"] == "none":
         return parcels
     series = resample_time(parcels.series, run.tr, contract.tr).astype(np.float64)

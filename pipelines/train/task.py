@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +18,20 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Task"]
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """What is trained, and by which loss; its parameters without gradients stay as they are."""
 
+    @abstractmethod
     def load(self, draw: Draw) -> Any:
         """Read what one piece of a step sees; called ahead, in another thread."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, draw: Draw, loaded: Any) -> Tensor:
         """Compute the loss of a piece, shape ()."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self) -> dict[str, float]:
         """Measure on participants that are held out; ``loss`` decides which step is the best."""
-        raise NotImplementedError
 
     @property
     def said(self) -> str:

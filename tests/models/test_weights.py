@@ -451,3 +451,15 @@ def test_wrong_bytes_in_the_list_of_an_archive_say_what_is_wrong(tmp_path, at, b
     path.write_bytes(content)
     with pytest.raises(WrongWeightsError, match=f"no zip archive: .*{what}"):
         read_checkpoint(path)
+
+
+def test_a_list_that_would_begin_before_the_file_is_refused(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.ones(2)}, path)
+    content = bytearray(path.read_bytes())
+    at = content.find(b"PK\6\6") + 40  # size of the list, 8 bytes
+    content[at : at + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    # Older Pythons cannot even seek there: an OverflowError.
+    with pytest.raises(WrongWeightsError, match="no zip archive"):
+        read_checkpoint(path)
