@@ -1,8 +1,9 @@
 """Folds that never tear a group apart: outer and inner, stratified by the target or blind to it.
 
 Stratified folds hold each class, or each range of a value, about equally often, which steadies
-the reported metrics. Blind folds are drawn without a look at the target; the permutation test
-needs them, because a rearranged target must meet folds made exactly as those of the real one.
+the reported metrics. They depend on which targets a group holds, not on which of its rows holds
+them. Blind folds are drawn without a look at the target; a permutation test between groups needs
+them, because a rearranged target must meet folds made exactly as those of the real one.
 """
 
 from __future__ import annotations
@@ -166,7 +167,8 @@ def _strata(target: Target, groups: NDArray[np.int64], n_folds: int) -> NDArray[
     if target.kind == "classes":
         return target.values.astype(np.int64)
     n_rows = np.bincount(groups)
-    means = np.bincount(groups, weights=target.values) / n_rows
+    order = np.lexsort((target.values, groups))  # a sum whose rounding knows no order of rows
+    means = np.bincount(groups[order], weights=target.values[order]) / n_rows
     n_bins = int(np.clip(n_rows.size // n_folds, 1, MAX_BINS))
     ranks = np.argsort(np.argsort(means, kind="stable"), kind="stable")
     bins: NDArray[np.int64] = (ranks * n_bins // n_rows.size)[groups]

@@ -1,10 +1,12 @@
 """Would chance do as well? The whole nested procedure, rerun with the target rearranged.
 
-The folds of the test are blind to the target (see ``folds``), for the real target and for the
-rearranged ones alike: folds stratified by the real target would favour it. So the statistic is
-not the reported metric, but the same metric, computed once more on blind folds: r2 of a value,
-AUROC of the scores of classes. If rows may be exchanged as ``rearrange`` says, the p-value is
-valid for any sample size: the chance of p <= 0.05 under no effect is at most 0.05.
+The folds of the test must not know the real target better than a rearranged one. Where a target
+is rearranged within participants, all groups keep their make-up, and the stratified folds of the
+reported metric are those of every rearrangement: they serve. Between participants, folds
+stratified by the real target would favour it; the test draws blind ones, so that its statistic is
+not the reported metric, but the same metric computed once more: r2 of a value, AUROC of the
+scores of classes. If rows may be exchanged as ``rearrange`` says, the p-value is valid for any
+sample size: the chance of p <= 0.05 under no effect is at most 0.05.
 
 With a ridge all rearrangements are columns of one target matrix and are fitted together. A step
 that looks at the target is fitted anew for each, which takes as long as it sounds.
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neurostorm_app.pipelines.evaluate.folds import blind_folds, derived_seed
+from neurostorm_app.pipelines.evaluate.folds import blind_folds, derived_seed, outer_folds
 from neurostorm_app.pipelines.evaluate.metrics import auroc, r_squared
 from neurostorm_app.pipelines.evaluate.nested import indicators, out_of_fold_scores
 from neurostorm_app.pipelines.evaluate.rearrange import draw_rearrangements
@@ -89,7 +91,7 @@ def permutation_test(cohort: Cohort, recipe: Recipe, design: Design) -> Permutat
     notes = [f"permutation test: the target was rearranged {level} participants{inside}"]
     if n_different < len(told) / 2:
         notes.append(f"only {n_different} different rearrangements were found, so p is coarse")
-    folds = blind_folds(cohort, design)
+    folds = (outer_folds if level == "within" else blind_folds)(cohort, design)
     if any(getattr(step, "supervised", False) for step in recipe.steps):
         found = np.concatenate(
             [_statistics(_retold(cohort, one), recipe, one[None], folds.numbers) for one in told]

@@ -11,7 +11,7 @@ from scipy.stats import kstest
 from neurostorm_app.errors import UsageError
 from neurostorm_app.pipelines.evaluate.cohort import Cohort, Confound, Design, Target
 from neurostorm_app.pipelines.evaluate.estimators import Standardise
-from neurostorm_app.pipelines.evaluate.folds import blind_folds
+from neurostorm_app.pipelines.evaluate.folds import blind_folds, outer_folds
 from neurostorm_app.pipelines.evaluate.nested import Recipe
 from neurostorm_app.pipelines.evaluate.permute import _statistics, permutation_test
 from neurostorm_app.pipelines.evaluate.rearrange import (
@@ -227,6 +227,27 @@ def test_all_rearrangements_at_once_are_each_as_if_alone(make_people, classes):
     alone = [_statistics(people, recipe, told[[k]], repeats)[0] for k in range(5)]
     np.testing.assert_allclose(together, alone, atol=1e-9)
     assert found.observed == pytest.approx(together[0])
+
+
+@pytest.mark.parametrize("kind", ["classes", "value"])
+def test_within_people_the_reported_folds_are_those_of_every_rearrangement(make_people, kind):
+    people = crossover(make_people, 11, effect=2.0)
+    recipe = CLASSES
+    if kind == "value":
+        values = np.random.default_rng(0).random(22) + people.target.values
+        people = replace(people, target=Target(name="dose", kind="value", values=values))
+        recipe = VALUE
+    design = replace(DESIGN, n_repeats=3, n_permutations=20)
+    moved, level = draw_rearrangements(people, 20, seed=0)
+    assert level == "within"
+    folds = outer_folds(people, design).numbers
+    for one in moved:
+        told = replace(people, target=replace(people.target, values=people.target.values[one]))
+        for mine, its in zip(folds, outer_folds(told, design).numbers, strict=True):
+            np.testing.assert_array_equal(mine, its)
+    found = permutation_test(people, recipe, design)
+    told = people.target.values[np.vstack([np.arange(22), moved])]
+    assert found.observed == pytest.approx(_statistics(people, recipe, told, folds)[0])
 
 
 @dataclass
