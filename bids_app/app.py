@@ -10,32 +10,32 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neurostorm_app.bids_app.dataset import check_dataset, find_runs, list_participants
+from neurostorm_app.bids_app.clusters.executors import failed, work_through
 from neurostorm_app.bids_app.derivatives import check_output_dir
 from neurostorm_app.bids_app.describe import check_owner, describe_output
 from neurostorm_app.bids_app.engines import real_engines
-from neurostorm_app.bids_app.executors import failed, work_through
-from neurostorm_app.bids_app.group import run_group
-from neurostorm_app.bids_app.kept_settings import keep_settings
+from neurostorm_app.bids_app.group.level import run_group
+from neurostorm_app.bids_app.inputs.dataset import check_dataset, find_runs, list_participants
+from neurostorm_app.bids_app.inputs.validation import validate
 from neurostorm_app.bids_app.logs import to_file
-from neurostorm_app.bids_app.pages import write_page
-from neurostorm_app.bids_app.planning import describe_plan
+from neurostorm_app.bids_app.participant.pages import write_page
+from neurostorm_app.bids_app.participant.planning import describe_plan
+from neurostorm_app.bids_app.participant.units import Call
 from neurostorm_app.bids_app.privacy import rules_of
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.results import AppResult
 from neurostorm_app.bids_app.scratch import open_scratch, remove_abandoned
-from neurostorm_app.bids_app.units import Call
-from neurostorm_app.bids_app.validation import validate
-from neurostorm_app.bids_app.values import closest
+from neurostorm_app.bids_app.words.kept_settings import keep_settings
+from neurostorm_app.bids_app.words.values import closest
 from neurostorm_app.errors import AppError, NoInputError, NothingSelectedError, UsageError
 from neurostorm_app.pipelines.resources import detect, plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from neurostorm_app.bids_app.dataset import Found, Participant
+    from neurostorm_app.bids_app.clusters.executors import Outcome
     from neurostorm_app.bids_app.engines import Engines, ModelFiles
-    from neurostorm_app.bids_app.executors import Outcome
+    from neurostorm_app.bids_app.inputs.dataset import Found, Participant
     from neurostorm_app.bids_app.settings import Settings
 
 __all__ = ["run_app"]

@@ -11,18 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from neurostorm_app.bids_app.compat import FOREIGN
 from neurostorm_app.bids_app.failures import as_app_error
-from neurostorm_app.bids_app.invocation import (
+from neurostorm_app.bids_app.settings import Prediction, build_settings
+from neurostorm_app.bids_app.signals import Listening, Stopped, run_apart
+from neurostorm_app.bids_app.words.compat import FOREIGN
+from neurostorm_app.bids_app.words.invocation import (
     PLACES,
     find_invocation,
     read_config,
     read_invocation,
 )
-from neurostorm_app.bids_app.parser import Parser, build_parser
-from neurostorm_app.bids_app.settings import Prediction, build_settings
-from neurostorm_app.bids_app.signals import Listening, Stopped, run_apart
-from neurostorm_app.bids_app.values import LEVELS, closest
+from neurostorm_app.bids_app.words.parser import Parser, build_parser
+from neurostorm_app.bids_app.words.values import LEVELS, closest
 from neurostorm_app.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

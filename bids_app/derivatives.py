@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 
-from neurostorm_app.bids_app.values import LABEL
+from neurostorm_app.bids_app.words.values import LABEL
 from neurostorm_app.errors import CannotCreateError, DataError
 
 if TYPE_CHECKING:

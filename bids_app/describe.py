@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from neurostorm_app.bids_app.derivatives import write_json, write_text
-from neurostorm_app.bids_app.outputs import PRIVACY
+from neurostorm_app.bids_app.participant.outputs import PRIVACY
 from neurostorm_app.bids_app.privacy import Rules
 from neurostorm_app.errors import CannotCreateError
 

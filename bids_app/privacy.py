@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from neurostorm_app.bids_app.images import Output
+    from neurostorm_app.bids_app.participant.images import Output
     from neurostorm_app.bids_app.settings import Settings
 
 __all__ = ["Rules", "people_columns", "rules_of"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from neurostorm_app.bids_app.options import (
+from neurostorm_app.bids_app.words.options import (
     Execution,
     Flag,
     Frozen,
@@ -16,7 +16,7 @@ from neurostorm_app.bids_app.options import (
     Science,
     Selection,
 )
-from neurostorm_app.bids_app.values import (
+from neurostorm_app.bids_app.words.values import (
     Level,
     check_paths,
     closest,

@@ -16,11 +16,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from neurostorm_app.bids_app.acquisitions import name_of
-from neurostorm_app.bids_app.entities import parse_name
-from neurostorm_app.bids_app.precomputed import LATER
-from neurostorm_app.bids_app.sidecars import read_object
-from neurostorm_app.bids_app.validation import validate
+from neurostorm_app.bids_app.inputs.acquisitions import name_of
+from neurostorm_app.bids_app.inputs.entities import parse_name
+from neurostorm_app.bids_app.inputs.precomputed import LATER
+from neurostorm_app.bids_app.inputs.sidecars import read_object
+from neurostorm_app.bids_app.inputs.validation import validate
 from neurostorm_app.errors import BidsError, DataError, NoInputError, UsageError
 
 if TYPE_CHECKING:

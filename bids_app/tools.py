@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.cli import Parser, guarded
-from neurostorm_app.bids_app.tools_predict import add_predict, call_predict
-from neurostorm_app.bids_app.tools_query import add_query, call_query
-from neurostorm_app.bids_app.tools_series import add_series, call_series
-from neurostorm_app.bids_app.tools_slurm import add_slurm, call_slurm
-from neurostorm_app.bids_app.tools_statistics import add_statistics, call_statistics
-from neurostorm_app.bids_app.tools_train import add_train, call_train
-from neurostorm_app.bids_app.tools_weights import add_weights, call_weights
+from neurostorm_app.bids_app.verbs.predict import add_predict, call_predict
+from neurostorm_app.bids_app.verbs.query import add_query, call_query
+from neurostorm_app.bids_app.verbs.series import add_series, call_series
+from neurostorm_app.bids_app.verbs.slurm import add_slurm, call_slurm
+from neurostorm_app.bids_app.verbs.statistics import add_statistics, call_statistics
+from neurostorm_app.bids_app.verbs.train import add_train, call_train
+from neurostorm_app.bids_app.verbs.weights import add_weights, call_weights
 from neurostorm_app.errors import ExitCode
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurostorm_app.bids_app.boutiques import FILE, descriptor_text
 from neurostorm_app.bids_app.settings import GROUPS, Flag
+from neurostorm_app.bids_app.words.boutiques import FILE, descriptor_text
 from neurostorm_app.models import list_models, read_card
 from neurostorm_app.models.atlases import list_atlases, read_atlas_card
 from neurostorm_app.models.weights_dir import PERMISSIVE

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from neurostorm_app.bids_app.precomputed import Precomputed, find_precomputed
+from neurostorm_app.bids_app.inputs.precomputed import Precomputed, find_precomputed
 from neurostorm_app.pipelines.stage import OutputSpace
 from neurostorm_app.pipelines.train import score_preprocessed
 

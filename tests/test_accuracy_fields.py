@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.dataset import find_runs
+from neurostorm_app.bids_app.inputs.dataset import find_runs
 from neurostorm_app.bids_app.settings import build_settings
 from neurostorm_app.pipelines.image import read_volume
 from neurostorm_app.pipelines.itk import read_itk_affines

@@ -25,7 +25,7 @@ ERRORS = {
     if isinstance(kind, type) and issubclass(kind, errors.AppError)
 }
 DOORS = {
-    "bids": {"bids_app/dataset.py"},
+    "bids": {"bids_app/inputs/dataset.py"},
     "nipype": {"pipelines/preprocess/"},
     "niworkflows": {"pipelines/preprocess/"},
     "templateflow": {"pipelines/templates.py"},
@@ -37,10 +37,10 @@ DOORS = {
     "faiss": {"pipelines/retrieve"},
     "accelerate": {"pipelines/train/engine.py"},
     "mapie": {"pipelines/evaluate/conformal.py"},
-    "dask": {"bids_app/executor_dask"},
-    "dask_jobqueue": {"bids_app/executor_dask"},
-    "distributed": {"bids_app/executor_dask"},
-    "pyarrow": {"bids_app/group_store.py"},
+    "dask": {"bids_app/clusters/executor_dask"},
+    "dask_jobqueue": {"bids_app/clusters/executor_dask"},
+    "distributed": {"bids_app/clusters/executor_dask"},
+    "pyarrow": {"bids_app/group/store.py"},
     "ants": {"pipelines/preprocess/", "pipelines/xfm.py"},
     "SimpleITK": {"pipelines/preprocess/"},
     "deepbet": {"pipelines/preprocess/anatomy/brainmask.py"},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app import cli, tools
-from neurostorm_app.bids_app.validation import validate
+from neurostorm_app.bids_app.inputs.validation import validate
 from neurostorm_app.pipelines.phantom.cohort import make_cohort
 
 QUICK = ["--permutations", "99", "--repeats", "1", "--skip-bids-validation"]

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from neurostorm_app.bids_app.outputs import PRIVACY
+from neurostorm_app.bids_app.participant.outputs import PRIVACY
 from neurostorm_app.bids_app.privacy import people_columns
 from neurostorm_app.bids_app.report.colouring import Colouring, colourings
 from neurostorm_app.bids_app.report.history import read_history

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from neurostorm_app.bids_app.group_outputs import index_paths
-from neurostorm_app.bids_app.group_store import read_table as read_parquet
+from neurostorm_app.bids_app.group.outputs import index_paths
+from neurostorm_app.bids_app.group.store import read_table as read_parquet
 from neurostorm_app.bids_app.report.panels import Notice
 from neurostorm_app.bids_app.report.reading import Table, read_vectors
 from neurostorm_app.errors import DataError

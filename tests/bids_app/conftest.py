@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.engines import Engines, ModelFiles, Preprocessed, Wanted
-from neurostorm_app.bids_app.images import (
+from neurostorm_app.bids_app.participant.images import (
     ANAT,
     CONFOUNDS,
     anat_in,

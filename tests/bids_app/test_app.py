@@ -9,12 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app import app, keeping
+from neurostorm_app.bids_app import app
 from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.derivatives import move_aside
 from neurostorm_app.bids_app.engines import ModelFiles
+from neurostorm_app.bids_app.participant import keeping
+from neurostorm_app.bids_app.participant.units import Call, Ready, embedding_unit
 from neurostorm_app.bids_app.provenance import Ledger
-from neurostorm_app.bids_app.units import Call, Ready, embedding_unit
 from neurostorm_app.errors import (
     AppError,
     CorruptImageError,

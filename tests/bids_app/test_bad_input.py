@@ -17,9 +17,9 @@ import pytest
 
 from neurostorm_app.bids_app.cli import guarded, main, main_inner
 from neurostorm_app.bids_app.engines import real_engines
-from neurostorm_app.bids_app.entities import check_clashes, parse_name, read_filters
-from neurostorm_app.bids_app.options import Selection
-from neurostorm_app.bids_app.sidecars import read_object
+from neurostorm_app.bids_app.inputs.entities import check_clashes, parse_name, read_filters
+from neurostorm_app.bids_app.inputs.sidecars import read_object
+from neurostorm_app.bids_app.words.options import Selection
 from neurostorm_app.errors import DataError, NoInputError, UsageError
 
 from .conftest import Dataset

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from neurostorm_app.bids_app.boutiques import ERRORS, FILE, describe_app, descriptor_text
 from neurostorm_app.bids_app.cli import build_parser, main, parse
-from neurostorm_app.bids_app.compat import FOREIGN
 from neurostorm_app.bids_app.settings import GROUPS
+from neurostorm_app.bids_app.words.boutiques import ERRORS, FILE, describe_app, descriptor_text
+from neurostorm_app.bids_app.words.compat import FOREIGN
 from neurostorm_app.errors import ExitCode
 
 REQUIRED = ["name", "description", "tool-version", "schema-version", "command-line", "inputs"]

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from neurostorm_app.bids_app.cli import build_parser, main, parse
-from neurostorm_app.bids_app.compat import FOREIGN
 from neurostorm_app.bids_app.settings import GROUPS
+from neurostorm_app.bids_app.words.compat import FOREIGN
 from neurostorm_app.errors import AnalysisLevelError, UsageError
 
 PLACES = ["in", "out", "participant"]

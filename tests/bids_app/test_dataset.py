@@ -8,8 +8,8 @@ import os
 
 import pytest
 
-from neurostorm_app.bids_app.dataset import find_runs
-from neurostorm_app.bids_app.sidecars import read_sidecar
+from neurostorm_app.bids_app.inputs.dataset import find_runs
+from neurostorm_app.bids_app.inputs.sidecars import read_sidecar
 from neurostorm_app.errors import (
     BidsError,
     CorruptImageError,

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neurostorm_app.bids_app.denoising import denoise_runs, find_atlases
 from neurostorm_app.bids_app.describe import describe_output
 from neurostorm_app.bids_app.engines import ModelFiles
-from neurostorm_app.bids_app.precomputed import Precomputed, find_precomputed
+from neurostorm_app.bids_app.inputs.precomputed import Precomputed, find_precomputed
+from neurostorm_app.bids_app.inputs.validation import validate
+from neurostorm_app.bids_app.participant.denoising import denoise_runs, find_atlases
+from neurostorm_app.bids_app.participant.units import Call, ready_from_precomputed
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.results import Progress
-from neurostorm_app.bids_app.units import Call, ready_from_precomputed
-from neurostorm_app.bids_app.validation import validate
 from neurostorm_app.errors import ContractError, DataError, ExitCode
 from neurostorm_app.models import read_card
 from neurostorm_app.pipelines.denoise_strategies import choose_strategies

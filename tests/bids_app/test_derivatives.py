@@ -21,9 +21,9 @@ from neurostorm_app.bids_app.derivatives import (
     write_text,
 )
 from neurostorm_app.bids_app.describe import bids_uri, check_owner, describe_output
-from neurostorm_app.bids_app.entities import parse_name
-from neurostorm_app.bids_app.image_sidecars import carried, image_sidecar, series_facts
-from neurostorm_app.bids_app.images import (
+from neurostorm_app.bids_app.inputs.entities import parse_name
+from neurostorm_app.bids_app.participant.image_sidecars import carried, image_sidecar, series_facts
+from neurostorm_app.bids_app.participant.images import (
     ANAT,
     CONFOUNDS,
     anat_in,

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from neurostorm_app.bids_app import executor_dask
-from neurostorm_app.bids_app.dataset import find_runs
-from neurostorm_app.bids_app.executors import work_through
-from neurostorm_app.bids_app.options import Execution
+from neurostorm_app.bids_app.clusters import executor_dask
+from neurostorm_app.bids_app.clusters.executors import work_through
+from neurostorm_app.bids_app.inputs.dataset import find_runs
+from neurostorm_app.bids_app.participant.units import Call
 from neurostorm_app.bids_app.provenance import Ledger
-from neurostorm_app.bids_app.units import Call
+from neurostorm_app.bids_app.words.options import Execution
 from neurostorm_app.errors import CorruptImageError, ExitCode, TemporaryError, UsageError
 from neurostorm_app.pipelines.resources import Plan
 

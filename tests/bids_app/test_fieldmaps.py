@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from neurostorm_app.bids_app.dataset import find_runs
+from neurostorm_app.bids_app.inputs.dataset import find_runs
 from neurostorm_app.errors import NoInputError
 
 from .conftest import write_image

@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from neurostorm_app.bids_app.app import run_app
-from neurostorm_app.bids_app.dataset import find_runs
+from neurostorm_app.bids_app.inputs.dataset import find_runs
 from neurostorm_app.bids_app.settings import build_settings
 from neurostorm_app.errors import ExitCode
 

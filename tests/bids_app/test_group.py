@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from neurostorm_app.bids_app import group as group_module
-from neurostorm_app.bids_app import group_collect, group_outputs, tools
+from neurostorm_app.bids_app import tools
 from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.derivatives import (
     derivative_path,
@@ -22,7 +21,10 @@ from neurostorm_app.bids_app.derivatives import (
     read_embedding,
     write_text,
 )
-from neurostorm_app.bids_app.group import alone, find_embeddings
+from neurostorm_app.bids_app.group import collect as group_collect
+from neurostorm_app.bids_app.group import level as group_module
+from neurostorm_app.bids_app.group import outputs as group_outputs
+from neurostorm_app.bids_app.group.level import alone, find_embeddings
 from neurostorm_app.errors import (
     ExitCode,
     NothingSelectedError,
@@ -401,7 +403,7 @@ CALLER = """
 import sys, time
 from pathlib import Path
 from neurostorm_app.bids_app.engines import Engines
-from neurostorm_app.bids_app.group import run_group
+from neurostorm_app.bids_app.group.level import run_group
 from neurostorm_app.bids_app.settings import build_settings
 
 def page(root):

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.app import run_app
-from neurostorm_app.bids_app.control_wishes import find_wishes
 from neurostorm_app.bids_app.derivatives import read_embedding
 from neurostorm_app.bids_app.engines import ModelFiles, real_engines
-from neurostorm_app.bids_app.group_controls import Controls, ensure_controls
+from neurostorm_app.bids_app.group.control_wishes import find_wishes
+from neurostorm_app.bids_app.group.controls import Controls, ensure_controls
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.settings import build_settings
-from neurostorm_app.bids_app.tools_series import add_series, call_series
+from neurostorm_app.bids_app.verbs.series import add_series, call_series
 from neurostorm_app.models import create_model, read_card
 from neurostorm_app.models.weights import EMBEDDED
 from neurostorm_app.pipelines.embed import load_embedder

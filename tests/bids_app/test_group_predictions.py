@@ -8,20 +8,20 @@ import json
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app import group_predictions
 from neurostorm_app.bids_app.derivatives import derivative_path, embedding_table
 from neurostorm_app.bids_app.describe import describe_output
 from neurostorm_app.bids_app.failures import worst
-from neurostorm_app.bids_app.group_cohort import gather_cohort
-from neurostorm_app.bids_app.group_collect import collect
-from neurostorm_app.bids_app.group_predictions import predict_targets
-from neurostorm_app.bids_app.group_rows import find_embeddings
-from neurostorm_app.bids_app.phenotype_files import class_columns
-from neurostorm_app.bids_app.prediction_bins import bin_rows, calibration
+from neurostorm_app.bids_app.group import predictions as group_predictions
+from neurostorm_app.bids_app.group.cohort import gather_cohort
+from neurostorm_app.bids_app.group.collect import collect
+from neurostorm_app.bids_app.group.phenotype_files import class_columns
+from neurostorm_app.bids_app.group.prediction_bins import bin_rows, calibration
+from neurostorm_app.bids_app.group.predictions import predict_targets
+from neurostorm_app.bids_app.group.rows import find_embeddings
+from neurostorm_app.bids_app.group.tables import find_tables
+from neurostorm_app.bids_app.inputs.validation import validate
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.settings import build_settings
-from neurostorm_app.bids_app.tables import find_tables
-from neurostorm_app.bids_app.validation import validate
 from neurostorm_app.errors import UsageError
 from neurostorm_app.pipelines.evaluate.cohort import Evaluation
 

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from neurostorm_app.bids_app import group_collect
 from neurostorm_app.bids_app.derivatives import embedding_table, write_text
-from neurostorm_app.bids_app.group_collect import collect, in_part
-from neurostorm_app.bids_app.group_fingerprint import describe_differences
-from neurostorm_app.bids_app.group_rows import find_embeddings, survey
-from neurostorm_app.bids_app.group_store import ROW_GROUP, read_table, write_table
+from neurostorm_app.bids_app.group import collect as group_collect
+from neurostorm_app.bids_app.group.collect import collect, in_part
+from neurostorm_app.bids_app.group.fingerprint import describe_differences
+from neurostorm_app.bids_app.group.rows import find_embeddings, survey
+from neurostorm_app.bids_app.group.store import ROW_GROUP, read_table, write_table
 from neurostorm_app.errors import DataError, ExitCode
 
 D = 7
@@ -97,7 +97,7 @@ def test_a_table_reads_back_as_it_was(out, table):
 
 
 def test_rows_of_several_groups_are_read_by_their_number(out, table, rng, monkeypatch):
-    monkeypatch.setattr("neurostorm_app.bids_app.group_store.ROW_GROUP", 4)
+    monkeypatch.setattr("neurostorm_app.bids_app.group.store.ROW_GROUP", 4)
     made = gather(out)
     write_table(table, made, out)
     assert pq.ParquetFile(table).num_row_groups == 2
@@ -187,7 +187,7 @@ def test_a_damaged_table_is_collected_anew(out, table, reads, spoil, caplog, mon
     elif spoil == "text":
         content = bytearray(b"not a table")
     else:
-        monkeypatch.setattr("neurostorm_app.bids_app.group_store.FORMAT", 2)
+        monkeypatch.setattr("neurostorm_app.bids_app.group.store.FORMAT", 2)
     table.write_bytes(content)
     reads.clear()
     np.testing.assert_array_equal(gather(out, table).vectors, made.vectors)

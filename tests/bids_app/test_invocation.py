@@ -9,8 +9,8 @@ import tomllib
 import pytest
 
 from neurostorm_app.bids_app.cli import main, main_inner, parse, read_call
-from neurostorm_app.bids_app.kept_settings import keep_settings, settings_text
 from neurostorm_app.bids_app.settings import build_settings
+from neurostorm_app.bids_app.words.kept_settings import keep_settings, settings_text
 from neurostorm_app.errors import InvocationError, NoInputError, UsageError
 
 PLACES = ["in", "out", "participant"]

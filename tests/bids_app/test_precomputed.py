@@ -7,7 +7,7 @@ import json
 import pytest
 
 from neurostorm_app.bids_app.app import run_app
-from neurostorm_app.bids_app.dataset import find_runs
+from neurostorm_app.bids_app.inputs.dataset import find_runs
 from neurostorm_app.errors import CorruptImageError, DataError, ExitCode
 
 from .conftest import write_image

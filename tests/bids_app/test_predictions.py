@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.predictions import prediction_sidecar, prediction_table
+from neurostorm_app.bids_app.participant.predictions import prediction_sidecar, prediction_table
 from neurostorm_app.models import read_card
 from neurostorm_app.models.card import Output
 from neurostorm_app.pipelines.embed import RunEmbedding

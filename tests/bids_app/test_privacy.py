@@ -10,9 +10,9 @@ import nibabel as nib
 import pytest
 
 from neurostorm_app.bids_app.app import run_app
-from neurostorm_app.bids_app.image_sidecars import carried, image_sidecar, series_facts
-from neurostorm_app.bids_app.images import ANAT, of_fieldmap, of_fit
 from neurostorm_app.bids_app.logs import to_file
+from neurostorm_app.bids_app.participant.image_sidecars import carried, image_sidecar, series_facts
+from neurostorm_app.bids_app.participant.images import ANAT, of_fieldmap, of_fit
 from neurostorm_app.bids_app.privacy import MOMENT, Rules, rules_of
 from neurostorm_app.bids_app.settings import build_settings
 

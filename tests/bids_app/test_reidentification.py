@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.group_outputs import index_paths, is_centred
-from neurostorm_app.bids_app.group_store import Collected, Row
-from neurostorm_app.bids_app.provenance import Ledger
-from neurostorm_app.bids_app.reidentification import (
+from neurostorm_app.bids_app.group.outputs import index_paths, is_centred
+from neurostorm_app.bids_app.group.reidentification import (
     choose_draws,
     describe_reidentification,
     write_reidentification,
 )
+from neurostorm_app.bids_app.group.store import Collected, Row
+from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.models import list_models, read_card
 from neurostorm_app.pipelines.reidentify import Draws, reidentify
 

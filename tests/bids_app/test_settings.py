@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 import neurostorm_app
 from neurostorm_app.bids_app.settings import build_settings
-from neurostorm_app.bids_app.values import closest, parse_memory
+from neurostorm_app.bids_app.words.values import closest, parse_memory
 from neurostorm_app.errors import NoInputError, UsageError
 
 

@@ -7,16 +7,16 @@ import math
 
 import pytest
 
-from neurostorm_app.bids_app.group_confounds import find_columns, group_rows, look_up
-from neurostorm_app.bids_app.motion import follow_uri, linked_datasets, read_motion
-from neurostorm_app.bids_app.options import Prediction
-from neurostorm_app.bids_app.tables import find_tables, read_column
-from neurostorm_app.bids_app.targets import (
+from neurostorm_app.bids_app.group.confounds import find_columns, group_rows, look_up
+from neurostorm_app.bids_app.group.motion import follow_uri, linked_datasets, read_motion
+from neurostorm_app.bids_app.group.tables import find_tables, read_column
+from neurostorm_app.bids_app.group.targets import (
     check_target,
     find_column,
     label_target,
     read_labels,
 )
+from neurostorm_app.bids_app.words.options import Prediction
 from neurostorm_app.errors import DataError, NoInputError, UsageError
 
 PEOPLE = [f"{i:02d}" for i in range(1, 21)]

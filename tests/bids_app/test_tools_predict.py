@@ -11,7 +11,7 @@ import pytest
 
 from neurostorm_app.bids_app.derivatives import derivative_path, embedding_table
 from neurostorm_app.bids_app.describe import describe_output
-from neurostorm_app.bids_app.tools_predict import add_predict, call_predict, predict_new
+from neurostorm_app.bids_app.verbs.predict import add_predict, call_predict, predict_new
 from neurostorm_app.errors import (
     ContractError,
     DataError,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.derivatives import read_embedding
-from neurostorm_app.bids_app.series_tables import open_table
-from neurostorm_app.bids_app.tools_series import add_series, call_series
+from neurostorm_app.bids_app.participant.series_tables import open_table
+from neurostorm_app.bids_app.verbs.series import add_series, call_series
 from neurostorm_app.errors import (
     CannotCreateError,
     ContractError,

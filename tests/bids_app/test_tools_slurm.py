@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from neurostorm_app.bids_app.cli import Parser
-from neurostorm_app.bids_app.slurm_status import read_standing
-from neurostorm_app.bids_app.slurm_submit import blocks, ranges
-from neurostorm_app.bids_app.tools_slurm import add_slurm, call_slurm
+from neurostorm_app.bids_app.clusters.status import read_standing
+from neurostorm_app.bids_app.clusters.submit import blocks, ranges
+from neurostorm_app.bids_app.verbs.slurm import add_slurm, call_slurm
 from neurostorm_app.errors import NoInputError, NothingSelectedError, UsageError
 
 NASTY = "a 'b' $(touch pwned) `id` \"c\" %j;é"

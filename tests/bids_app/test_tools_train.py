@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from neurostorm_app.bids_app.cli import Parser
-from neurostorm_app.bids_app.tools_train import DEMOS, add_train, call_train
-from neurostorm_app.bids_app.train_cohort import are_phantoms, linked_datasets
+from neurostorm_app.bids_app.verbs.train import DEMOS, add_train, call_train
+from neurostorm_app.bids_app.verbs.train_cohort import are_phantoms, linked_datasets
 from neurostorm_app.errors import DataError, NoInputError, UsageError
 from neurostorm_app.models import read_card
 from neurostorm_app.pipelines import train
@@ -184,7 +184,7 @@ def test_phantoms_are_known_by_what_they_were_made_from(tmp_path):
 SCRIPT = """
 import sys
 from neurostorm_app.bids_app.cli import Parser
-from neurostorm_app.bids_app.tools_train import add_train, call_train
+from neurostorm_app.bids_app.verbs.train import add_train, call_train
 parser = Parser(prog="train")
 add_train(parser)
 call_train(parser.parse_args(sys.argv[1:]))

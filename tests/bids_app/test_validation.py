@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from neurostorm_app.bids_app import validation
 from neurostorm_app.bids_app.app import run_app
-from neurostorm_app.bids_app.validation import find_validator, validate
+from neurostorm_app.bids_app.inputs import validation
+from neurostorm_app.bids_app.inputs.validation import find_validator, validate
 from neurostorm_app.errors import BidsError, ExitCode, NoInputError
 
 from .conftest import write_image

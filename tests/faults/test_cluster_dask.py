@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from neurostorm_app.bids_app.dataset import find_runs
-from neurostorm_app.bids_app.executors import work_through
+from neurostorm_app.bids_app.clusters.executors import work_through
+from neurostorm_app.bids_app.inputs.dataset import find_runs
+from neurostorm_app.bids_app.participant.units import Call
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.settings import build_settings
-from neurostorm_app.bids_app.units import Call
 from neurostorm_app.pipelines.resources import Plan
 
 ROOT = Path(__file__).parents[2]

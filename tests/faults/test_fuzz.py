@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neurostorm_app.bids_app.cli import parse
-from neurostorm_app.bids_app.entities import parse_name, read_filters
-from neurostorm_app.bids_app.image_sidecars import carried, series_facts
-from neurostorm_app.bids_app.options import Selection
+from neurostorm_app.bids_app.group.tables import find_tables, read_column
+from neurostorm_app.bids_app.inputs.entities import parse_name, read_filters
+from neurostorm_app.bids_app.inputs.sidecars import read_object
+from neurostorm_app.bids_app.participant.image_sidecars import carried, series_facts
 from neurostorm_app.bids_app.privacy import Rules
-from neurostorm_app.bids_app.sidecars import read_object
-from neurostorm_app.bids_app.tables import find_tables, read_column
-from neurostorm_app.bids_app.values import LABEL, expand_labels
+from neurostorm_app.bids_app.words.options import Selection
+from neurostorm_app.bids_app.words.values import LABEL, expand_labels
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.header import check_tr, read_series_header
 from neurostorm_app.pipelines.image import iter_volumes

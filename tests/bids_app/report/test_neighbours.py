@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.group_outputs import index_paths
-from neurostorm_app.bids_app.group_store import Collected, Row, write_table
+from neurostorm_app.bids_app.group.outputs import index_paths
+from neurostorm_app.bids_app.group.store import Collected, Row, write_table
 from neurostorm_app.bids_app.report import neighbours
 from neurostorm_app.bids_app.report.neighbours import read_cohort, read_cohorts
 

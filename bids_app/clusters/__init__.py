@@ -1,0 +1,1 @@
+"""Where the work is done besides this process: Dask workers and SLURM jobs."""

@@ -1,0 +1,1 @@
+"""The group level: embeddings collected, searched and asked for predictions."""

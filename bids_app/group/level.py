@@ -1,0 +1,294 @@
+"""The group level: all embeddings of a model in one table and one index, and the group page.
+
+It works from the output folder alone, so it can run long after the scans have gone. A model whose
+runs cannot be compared, and a run that cannot be read, are named and leave the others alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from neurostorm_app.bids_app.describe import check_owner, describe_output
+from neurostorm_app.bids_app.group.collect import collect, in_part
+from neurostorm_app.bids_app.group.controls import ensure_controls
+from neurostorm_app.bids_app.group.outputs import (
+    index_paths,
+    known_tables,
+    part_path,
+    unless_held,
+    write_index,
+    write_tables,
+)
+from neurostorm_app.bids_app.group.predictions import predict_targets
+from neurostorm_app.bids_app.group.reidentification import choose_draws, write_reidentification
+from neurostorm_app.bids_app.group.rows import Entry, find_embeddings, survey
+from neurostorm_app.bids_app.group.store import Collected, write_table
+from neurostorm_app.bids_app.provenance import Ledger, Unit, sha256_of
+from neurostorm_app.bids_app.results import AppResult, Progress, contained
+from neurostorm_app.errors import NothingSelectedError, TemporaryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from neurostorm_app.bids_app.engines import Engines
+    from neurostorm_app.bids_app.group.rows import Survey
+    from neurostorm_app.bids_app.settings import Settings
+
+__all__ = ["Collected", "Entry", "alone", "find_embeddings", "index_paths", "run_group"]
+
+log = logging.getLogger(__name__)
+
+PATIENCE: Final = 600.0
+"""Seconds that a call waits for another one in the same output folder."""
+PAUSE: Final = 0.2
+"""Seconds between two looks."""
+
+
+@dataclass(slots=True)
+class _Told:
+    """What went wrong so far, by the run or the model that it went wrong with."""
+
+    progress: dict[str, Progress] = field(default_factory=dict)
+
+    def of(self, name: str) -> Progress:
+        """Where errors of a run or of a model are put."""
+        return self.progress.setdefault(name, Progress(name=name))
+
+    def result(
+        self, *, begin: float, lines: Sequence[str], written: bool, paths: Sequence[Path]
+    ) -> AppResult:
+        """Close the call; what failed stands in its runs, so that the exit code follows."""
+        failed = [progress.result() for progress in self.progress.values() if progress.errors]
+        return AppResult(
+            runs=tuple(failed),
+            paths=tuple(paths),
+            seconds=time.monotonic() - begin,
+            written=written,
+            lines=tuple(lines),
+        )
+
+
+def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
+    """Build tables, indices and the group page from the output folder.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the call.
+    engines : Engines
+        The doors to the pipelines.
+    begin : float
+        When the call began, ``time.monotonic()``.
+
+    Returns
+    -------
+    AppResult
+        Its runs are those that were left out, and the models that were refused.
+
+    Raises
+    ------
+    NothingSelectedError
+        If the output folder holds no embedding.
+    TemporaryError
+        If another group call is at work in this folder for too long.
+    """
+    root, told = settings.output_dir, _Told()
+    here = survey(root, settings.selection.participant_label)
+    if not here.found and not here.strange:
+        raise NothingSelectedError(
+            f"{root} holds no embedding of the participants asked for",
+            fix="run the participant level first, with the same OUTPUT_DIR",
+        )
+    for name, error in here.strange.items():
+        told.of(name).errors.append(error)
+    if settings.execution.part is not None:
+        return _collect_part(here.found, settings.execution.part, root, told, begin=begin)
+    # The dataset the embeddings are from stays named, if this call was given another place.
+    known = "raw" in check_owner(root).get("DatasetLinks", {})
+    describe_output(root, {} if known else {"raw": settings.bids_dir})
+    ledger, new = Ledger(root), False
+    with alone(root):
+        # Another call may have been waited for: what it has seen must not be taken away again.
+        here = survey(root, settings.selection.participant_label)
+        if _add_controls(here, settings, engines, ledger, told):
+            new, here = True, survey(root, settings.selection.participant_label)
+        collected: dict[str, Collected] = {}
+        for label, entries in here.found.items():
+            with contained(told.of(label)):
+                one = _collect(label, entries, known_tables(root, label), told, root=root)
+                new |= write_tables(one, ledger) | write_index(one, ledger)
+                collected[label] = one
+        new |= _evaluate(collected, settings, ledger, told)
+        outcome = predict_targets(settings, collected, ledger)
+        told.progress |= outcome.progress
+        page, new_page = _write_page(collected, ledger, engines)
+    new |= new_page | outcome.written
+    counts = ", ".join(f"{len(one.rows)} runs of {label}" for label, one in collected.items())
+    took = f"indexed {counts or 'nothing'} in {time.monotonic() - begin:.1f} s"
+    line = took if new or not counts else f"nothing to do: {counts} are indexed already"
+    paths = [index_paths(root, label)["index"] for label in collected]
+    paths = [*paths, *outcome.paths, page]
+    lines = [line, *_limits(root, collected), *outcome.lines]
+    return told.result(begin=begin, lines=lines, written=new, paths=paths)
+
+
+def _limits(root: Path, collected: Mapping[str, Collected]) -> Iterator[str]:
+    """Say who is not in the tables, and which tables are of an earlier call."""
+    everybody = {path.name for path in root.glob("sub-*") if path.is_dir()}
+    for label, one in collected.items():
+        if lacking := everybody - {f"sub-{row.participant}" for row in one.rows}:
+            yield (
+                f"of {len(everybody)} participants in the folder, {len(lacking)} are not in the "
+                f"table and the index of {label}"
+            )
+    names = [path.name for path in sorted((root / "retrieval").glob("desc-*_index.faiss"))]
+    labels = [name.removeprefix("desc-").removesuffix("_index.faiss") for name in names]
+    for label in labels:
+        if label not in collected:
+            yield (
+                f"the table and the index of {label} are of an earlier call: no run was collected "
+                "now; remove them if they are not wanted"
+            )
+
+
+def _add_controls(
+    here: Survey, settings: Settings, engines: Engines, ledger: Ledger, told: _Told
+) -> bool:
+    """Embed with untrained networks, for targets to be compared; False if nothing was lacking."""
+    asked = settings.prediction
+    if not asked.target or asked.no_controls:
+        return False
+    made = 0
+    with contained(told.of("controls")):
+        controls = ensure_controls(settings, here.found, engines=engines, ledger=ledger)
+        made = sum(controls.made.values())
+    return made > 0
+
+
+def _evaluate(
+    collected: Mapping[str, Collected], settings: Settings, ledger: Ledger, told: _Told
+) -> bool:
+    """Tell what the embeddings are good for; False if all of it is there already."""
+    if not collected:
+        return False
+    new = False
+    draws = choose_draws(
+        collected, seed=settings.science.random_seed, confidence=settings.prediction.confidence
+    )
+    for label in collected:
+        with contained(told.of(label)):
+            new |= write_reidentification(label, collected, ledger, draws=draws)
+    return new
+
+
+def _collect(
+    label: str, entries: Iterable[Entry], tables: Iterable[Path], told: _Told, *, root: Path
+) -> Collected:
+    """Collect one model, and tell which runs are left out."""
+    begin = time.monotonic()
+    one = collect(label, entries, tables, root=root)
+    for entry, error in one.left_out.items():
+        told.of(entry.run).errors.append(error)
+    n, seconds = len(one.rows), time.monotonic() - begin
+    log.info("%s: %d runs, %d of them read, in %.1f s", label, n, one.n_read, seconds)
+    return one
+
+
+def _collect_part(
+    found: Mapping[str, Sequence[Entry]],
+    part: tuple[int, int],
+    root: Path,
+    told: _Told,
+    *,
+    begin: float,
+) -> AppResult:
+    """Collect one part of the participants, as one of many jobs; nothing else is written."""
+    paths = []
+    counts = []
+    for label, entries in found.items():
+        ours = [entry for entry in entries if in_part(entry.participant, part)]
+        path = part_path(root, label, part)
+        if not ours:
+            continue
+        with contained(told.of(label)):
+            one = _collect(label, ours, [path, *known_tables(root, label)[:1]], told, root=root)
+            write_table(path, one, root)
+            paths.append(path)
+            counts.append(f"{len(one.rows)} runs of {label}")
+    line = f"part {part[0]} of {part[1]}: {', '.join(counts) or 'no run is in it'}"
+    return told.result(begin=begin, lines=[line], written=bool(paths), paths=paths)
+
+
+@contextlib.contextmanager
+def alone(root: Path, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Let one group call at a time write into an output folder.
+
+    Each file is whole at any moment; a lock keeps those of one call together. It goes away with
+    the process, however that ends.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder.
+    patience : float
+        Seconds to wait for another call.
+
+    Raises
+    ------
+    TemporaryError
+        If the other call takes longer.
+    """
+    folder = root / "retrieval"
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        deadline = time.monotonic() + patience
+        while not _is_locked(handle, folder):
+            if time.monotonic() >= deadline:
+                raise TemporaryError(
+                    f"another group call is at work in {root}, for more than {patience:g} s",
+                    fix="call again when it has ended",
+                )
+            time.sleep(PAUSE)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_locked(handle: int, folder: Path) -> bool:
+    """Take the lock; False if another process has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # Some network disks know no locks; files are still renamed into place one by one.
+        log.warning("%s cannot be locked: %s; call the group level once at a time", folder, error)
+    return True
+
+
+def _write_page(collected: Iterable[str], ledger: Ledger, engines: Engines) -> tuple[Path, bool]:
+    """Write the group page if the indices or the runs' reports have changed."""
+    root, page = ledger.root, ledger.root / "group.html"
+    units = [
+        f"desc-{label}_{what}" for label in collected for what in ("index", "reidentification")
+    ]
+    units += sorted(path.stem for path in (root / "prov").glob("target-*.json"))
+    inputs = {name: (ledger.read(name) or {"key": ""})["key"] for name in units}
+    for report in sorted((root / "logs").glob("sub-*_report.json")):
+        inputs[report.name] = sha256_of(report)
+    unit = Unit(name="group_report", kind="report", about={}, settings={}, inputs=inputs)
+
+    def write() -> dict[Path, str]:
+        """Write the page."""
+        written = engines.write_group_page(root)
+        return {written: sha256_of(written)}
+
+    return page, unless_held(unit, ledger, write)

@@ -1,0 +1,126 @@
+"""How much people moved in each run, read where the embedding's sidecar says."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlparse
+
+import numpy as np
+
+from neurostorm_app.bids_app.group.tables import is_missing
+from neurostorm_app.bids_app.inputs.sidecars import read_object
+from neurostorm_app.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["follow_uri", "linked_datasets", "read_motion"]
+
+DISPLACEMENT: Final = "framewise_displacement"
+CONFOUNDS: Final = (
+    "_desc-confounds_timeseries.tsv",
+    "_desc-confounds_regressors.tsv",
+    "_motion.tsv",
+)
+"""Endings of tables that may hold it: fMRIPrep's and ours, fMRIPrep's before 21, XCP-D's."""
+
+
+def linked_datasets(root: Path) -> dict[str, Path]:
+    """Read where the datasets lie that an output folder was made from.
+
+    Parameters
+    ----------
+    root : Path
+        The output folder; with ``DatasetLinks`` in its description.
+
+    Returns
+    -------
+    dict
+        Folders by name, those that are on this machine; the empty name is the output itself.
+    """
+    path = root / "dataset_description.json"
+    links = read_object(path).get("DatasetLinks", {}) if path.is_file() else {}
+    found = {"": root}
+    for name, link in links.items() if isinstance(links, dict) else ():
+        url = urlparse(str(link))
+        if url.path and url.scheme in {"", "file"}:
+            folder = (root / unquote(url.path)).resolve()
+            if folder.is_dir():
+                found[str(name)] = folder
+    return found
+
+
+def follow_uri(uri: str, links: Mapping[str, Path]) -> Path | None:
+    """Turn a BIDS URI into a path; None if its dataset is not here or the path would leave it.
+
+    Examples
+    --------
+    >>> follow_uri("bids:prep:sub-01/a%20b.tsv", {"prep": Path("/data")}).as_posix()
+    '/data/sub-01/a b.tsv'
+    >>> follow_uri("bids::../secret.tsv", {"": Path("/data")})
+    """
+    match = re.fullmatch(r"bids:([^:]*):(.+)", uri)
+    if match is None or match[1] not in links:
+        return None
+    relative = Path(unquote(match[2]))
+    inside = not relative.is_absolute() and ".." not in relative.parts
+    return links[match[1]] / relative if inside else None
+
+
+def read_motion(embeddings: Iterable[Path], links: Mapping[str, Path]) -> dict[Path, float]:
+    """Read how much people moved, from the table of confounds of each run.
+
+    Parameters
+    ----------
+    embeddings : iterable of Path
+        Tables of embeddings of runs; their sidecars name the confounds.
+    links : mapping
+        From `linked_datasets`.
+
+    Returns
+    -------
+    dict
+        Mean framewise displacement in mm by the embedding's path; NaN where it is not known.
+    """
+    known: dict[Path | None, float] = {None: math.nan}
+    motion: dict[Path, float] = {}
+    for embedding in embeddings:
+        table = _confounds_of(embedding, links)
+        if table not in known:
+            known[table] = _mean_displacement(table)
+        motion[embedding] = known[table]
+    return motion
+
+
+def _confounds_of(embedding: Path, links: Mapping[str, Path]) -> Path | None:
+    """Find the confounds that a sidecar names, or those of the run beside embedding or sources."""
+    sidecar = embedding.with_suffix(".json")
+    sources = read_object(sidecar).get("Sources", []) if sidecar.is_file() else []
+    found = [follow_uri(str(uri), links) for uri in sources]
+    named = [path for path in found if path is not None and path.name.endswith(CONFOUNDS)]
+    run = re.sub(r"(_(space|res|desc)-[0-9A-Za-z+]+)*_embedding$", "", embedding.stem)
+    folders = dict.fromkeys([embedding.parent, *(path.parent for path in found if path)])
+    beside = [folder / (run + ending) for folder in folders for ending in CONFOUNDS]
+    return next((path for path in (*named, *beside) if path.is_file()), None)
+
+
+def _mean_displacement(table: Path | None) -> float:
+    if table is None:
+        return math.nan
+    header, *rows = table.read_text(encoding="utf-8-sig").splitlines() or [""]
+    names = header.split("\t")
+    if DISPLACEMENT not in names:
+        return math.nan
+    column = names.index(DISPLACEMENT)
+    try:
+        cells = [row.split("\t")[column] for row in rows if row]
+        values = [float(cell) for cell in cells if not is_missing(cell)]
+    except (IndexError, ValueError) as error:
+        raise DataError(
+            f"{table}: {DISPLACEMENT} is not a column of numbers: {error}",
+            fix="run the participant again, or repair the table",
+        ) from error
+    return float(np.mean(values)) if values else math.nan

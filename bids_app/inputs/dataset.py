@@ -1,0 +1,248 @@
+"""Find the runs of a BIDS dataset: the only import of PyBIDS.
+
+Only the folders of the requested participants are opened, nothing is written into the
+dataset, and a run that cannot be used is kept with its error while the others go on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.inputs.acquisitions import build_run, sort_files
+from neurostorm_app.bids_app.inputs.entities import read_filters
+from neurostorm_app.bids_app.inputs.fieldmaps import SUFFIXES
+from neurostorm_app.bids_app.inputs.given import find_anatomy, find_fit, find_root
+from neurostorm_app.bids_app.inputs.precomputed import find_precomputed
+from neurostorm_app.bids_app.words.values import LABEL, closest
+from neurostorm_app.errors import AppError, BidsError, NoInputError, NothingSelectedError
+from neurostorm_app.pipelines.header import check_present
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from neurostorm_app.bids_app.inputs.acquisitions import Files
+    from neurostorm_app.bids_app.inputs.given import Given
+    from neurostorm_app.bids_app.inputs.precomputed import Precomputed
+    from neurostorm_app.bids_app.settings import Settings
+    from neurostorm_app.pipelines.stage import Run
+
+__all__ = ["Found", "Participant", "find_runs", "list_participants"]
+
+ALWAYS_IGNORED: Final = ("code", "derivatives", "sourcedata", "stimuli", "models")
+WANTED: Final = ("T1w", "bold", "sbref", *SUFFIXES)
+"""Suffixes of the images that are looked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Participant:
+    """A participant and the runs to work on.
+
+    Parameters
+    ----------
+    label : str
+        Without ``sub-``.
+    t1w : tuple of Path
+        All T1-weighted images of the participant, whatever sessions are selected, so that
+        the anatomy of a participant does not depend on the selection.
+    raw : tuple of Run
+        Runs to preprocess.
+    precomputed : tuple of Precomputed
+        Runs whose preprocessed series was found in a derivative.
+    anat : Given or None
+        Anatomy that was found in a derivative.
+    fits : mapping of str to Given
+        What a derivative holds of the estimates of raw runs, by the name of the run.
+    """
+
+    label: str
+    t1w: tuple[Path, ...]
+    raw: tuple[Run, ...]
+    precomputed: tuple[Precomputed, ...]
+    anat: Given | None = None
+    fits: Mapping[str, Given] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Found:
+    """What was found.
+
+    Parameters
+    ----------
+    participants : list of Participant
+        With at least one usable run each.
+    failed : dict
+        Errors by the name of the run, or of the participant if none of its runs is known.
+    """
+
+    participants: list[Participant] = field(default_factory=list)
+    failed: dict[str, AppError] = field(default_factory=dict)
+
+
+def list_participants(root: Path) -> list[str]:
+    """List the labels of ``sub-*`` folders by name alone; nothing is opened."""
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries]
+    labels = [name.removeprefix("sub-") for name in names if name.startswith("sub-")]
+    return sorted(label for label in labels if LABEL.fullmatch(label))
+
+
+def find_runs(settings: Settings) -> Found:
+    """Find what the settings select.
+
+    Raises
+    ------
+    NoInputError
+        If there is no dataset, or no BOLD run in it.
+    BidsError
+        If the folder is not a BIDS dataset.
+    NothingSelectedError
+        If the selection leaves nothing.
+    """
+    root, selection = settings.bids_dir, settings.selection
+    check_dataset(root, skip=settings.execution.skip_bids_validation)
+    trees = {name: find_root(tree) for name, tree in settings.science.derivatives.items()}
+    filters = read_filters(selection)
+    here = set(list_participants(root)).union(*(list_participants(t) for t in trees.values()))
+    wanted = selection.participant_label or tuple(sorted(here))
+    found = Found()
+    for label in wanted:
+        if label not in here:
+            found.failed[f"sub-{label}"] = _unknown_participant(label, here, root)
+    labels = [label for label in wanted if label in here]
+    files = _index(root, labels) if labels else {}
+    for label in labels:
+        _add_participant(found, label, files.get(label, ()), settings, trees, filters)
+    if not found.participants and all(
+        isinstance(error, NothingSelectedError) for error in found.failed.values()
+    ):
+        raise _nothing(found, root, selected=bool(selection.model_dump(exclude_defaults=True)))
+    return found
+
+
+def check_dataset(root: Path, *, skip: bool = False) -> None:
+    """Refuse what is not a BIDS dataset, before anything expensive is imported."""
+    if not root.is_dir():
+        raise NoInputError(
+            f"{root} is not a folder" if root.exists() else f"{root} does not exist",
+            fix="give the folder of a BIDS dataset; in a container, is it mounted?",
+        )
+    if not skip and not (root / "dataset_description.json").is_file():
+        raise BidsError(
+            f"{root} is not a BIDS dataset: dataset_description.json is not there",
+            fix="give the top folder of the dataset, the one with the sub- folders in it",
+        )
+
+
+def _index(root: Path, labels: Sequence[str]) -> dict[str, list[Path]]:
+    """List the NIfTI files of some participants with PyBIDS, in memory."""
+    from bids.layout import BIDSLayout, BIDSLayoutIndexer
+
+    others = re.compile(rf"^/sub-(?!(?:{'|'.join(map(re.escape, labels))})(?:/|$))")
+    ignored = [re.compile(rf"^/{name}(?:/|$)") for name in ALWAYS_IGNORED]
+    hidden = re.compile(r"/\.")
+    indexer = BIDSLayoutIndexer(
+        validate=False, index_metadata=False, ignore=[others, hidden, *ignored]
+    )
+    layout = BIDSLayout(root, validate=False, indexer=indexer)
+    files: dict[str, list[Path]] = {label: [] for label in labels}
+    for label in labels:
+        query = {"subject": label, "suffix": list(WANTED), "extension": [".nii", ".nii.gz"]}
+        files[label] = sorted(Path(name) for name in layout.get(return_type="filename", **query))
+    return files
+
+
+def _add_participant(
+    found: Found,
+    label: str,
+    files: Iterable[Path],
+    settings: Settings,
+    trees: Mapping[str, Path],
+    filters: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Add a participant with what is usable of it; what is not is kept with its error."""
+    root, science = settings.bids_dir, settings.science
+    images = sort_files(files, filters)
+    found.failed |= images.wrong
+    if settings.selection.anat_only:
+        _add_anatomy(found, label, images)
+        return
+    given = find_precomputed(trees, label, science.spaces, filters["bold"])
+    anat, why = find_anatomy(trees, label, science.spaces)
+    groups = images.fieldmaps(root)
+    raw: list[Run] = []
+    fits: dict[str, Given] = {}
+    for name in sorted(set(images.bold) - set(given)):
+        try:
+            if anat is None:
+                for image in images.t1w:
+                    check_present(image)
+            has_t1w = bool(images.t1w) or anat is not None
+            run = build_run(
+                name, images, root=root, science=science, groups=groups, has_t1w=has_t1w
+            )
+            fit, notes = find_fit(trees, name, anat, why, science.spaces)
+            raw.append(replace(run, notes=(*run.notes, *notes)))
+            if fit is not None:
+                fits[name] = fit
+        except (AppError, OSError) as error:
+            found.failed[name] = as_app_error(error)
+    for name, item in given.items():
+        if isinstance(item, AppError):
+            found.failed[name] = item
+    ready = tuple(item for item in given.values() if not isinstance(item, AppError))
+    if raw or ready:
+        participant = Participant(
+            label=label,
+            t1w=tuple(images.t1w),
+            raw=tuple(raw),
+            precomputed=ready,
+            anat=anat,
+            fits=fits,
+        )
+        found.participants.append(participant)
+
+
+def _add_anatomy(found: Found, label: str, images: Files) -> None:
+    """Add a participant of whom only the anatomy is wanted."""
+    name = f"sub-{label}"
+    try:
+        for image in images.t1w:
+            check_present(image)
+        if not images.t1w:
+            raise NoInputError(
+                f"{name} has no T1w image, and only the anatomy is asked for",
+                fix="add the T1w image, or leave --anat-only out",
+            )
+        found.participants.append(
+            Participant(label=label, t1w=tuple(images.t1w), raw=(), precomputed=())
+        )
+    except (AppError, OSError) as error:
+        found.failed[name] = as_app_error(error)
+
+
+def _unknown_participant(label: str, here: set[str], root: Path) -> NothingSelectedError:
+    some = ", ".join(sorted(here)[:5]) + (", ..." if len(here) > 5 else "")
+    return NothingSelectedError(
+        f"participant {label!r} is not in {root}; there are {len(here)}: {some or 'none'}",
+        fix=closest(label, here) or "check --participant-label",
+    )
+
+
+def _nothing(found: Found, root: Path, *, selected: bool) -> AppError:
+    if found.failed:
+        return next(iter(found.failed.values()))
+    if selected:
+        return NothingSelectedError(
+            f"the selection leaves no BOLD run of {root}",
+            fix="loosen --participant-label, --session-label, --task-label, --run-label or the "
+            "filter file",
+        )
+    return NoInputError(
+        f"{root} holds no BOLD run; expected sub-*/[ses-*/]func/*_bold.nii[.gz]",
+        fix="this app works on BOLD series; add them, or give others with --derivatives",
+    )
