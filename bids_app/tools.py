@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.cli import Parser, guarded
+from neurostorm_app.bids_app.verbs.compat import add_compat, call_compat
+from neurostorm_app.bids_app.verbs.completion import add_completion, call_completion
 from neurostorm_app.bids_app.verbs.predict import add_predict, call_predict
 from neurostorm_app.bids_app.verbs.query import add_query, call_query
 from neurostorm_app.bids_app.verbs.series import add_series, call_series
@@ -38,13 +40,16 @@ def build_parser() -> argparse.ArgumentParser:
     add_predict(_verb(verbs, "predict", call_predict, about))
     about = "embed parcel series that were extracted elsewhere"
     add_series(_verb(verbs, "embed-series", call_series, about))
-    _add_check_compat(verbs)
+    about = "say which tools can go on from a derivative, and what is missing for each"
+    add_compat(_verb(verbs, "check-compat", call_compat, about))
     add_weights(_verb(verbs, "weights", call_weights, "find, fetch and check weights and atlases"))
     about = "measure how the parcels of a cohort are spread, for models that scale by it"
     add_statistics(_verb(verbs, "statistics", call_statistics, about))
     about = "print job scripts for a SLURM cluster, or say how far they are"
     add_slurm(_verb(verbs, "slurm", call_slurm, about))
     add_train(_verb(verbs, "train", call_train, "train weights: pre-train, tune, or make a demo"))
+    about = "print a script with which bash or zsh completes both commands"
+    add_completion(_verb(verbs, "completion", call_completion, about))
     return parser
 
 
@@ -86,28 +91,6 @@ def _phantom(asked: argparse.Namespace) -> None:
     options = {n: v for n, v in vars(asked).items() if n not in {"verb", "call", "out", "truth"}}
     truth = make_phantom(asked.out, truth=asked.truth, **options)
     print(f"dataset: {asked.out}\ntruth: {truth.root}")
-
-
-def _add_check_compat(verbs: Any) -> None:
-    about = "say which tools can go on from a derivative, and what is missing for each"
-    verb = _verb(verbs, "check-compat", _check_compat, about)
-    verb.add_argument("folder", type=Path, metavar="DIR", help="with the sub- folders in it")
-    verb.add_argument("--participant-label", nargs="+", default=(), metavar="LABEL")
-    help_text = "end with an error unless these tiers hold, such as ABE"
-    verb.add_argument("--require", default="", metavar="TIERS", help=help_text)
-
-
-def _check_compat(asked: argparse.Namespace) -> None:
-    from neurostorm_app.bids_app.tiers import check_tiers, require_tiers
-
-    require_tiers((), asked.require)
-    labels = [label.removeprefix("sub-") for label in asked.participant_label]
-    tiers = check_tiers(asked.folder.resolve(), labels)
-    for tier in tiers:
-        print(f"{tier.letter}  {tier.who}: {'no' if tier.missing else 'yes'}")
-        for path in tier.missing:
-            print(f"     missing: {path}")
-    require_tiers(tiers, asked.require)
 
 
 def main_inner(argv: Sequence[str] | None = None) -> ExitCode:

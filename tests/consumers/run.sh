@@ -51,13 +51,15 @@ if [ -z "${NEUROSTORM_TREE:-}" ]; then
 fi
 echo "==> made-up runs and our confounds of them"
 "$app/python" make_case.py "$work/cases"
-export NEUROSTORM_TREE NEUROSTORM_CASES="$work/cases" NO_ET=1
+echo "==> damaged copies of the folder, and what check-compat says of each"
+"$app/python" make_damaged.py "$NEUROSTORM_TREE" "$work/damaged"
+export NEUROSTORM_TREE NEUROSTORM_CASES="$work/cases" NEUROSTORM_DAMAGED="$work/damaged" NO_ET=1
 
 status=0
 for each in .venv-consumers .venv-consumers-xcpd; do
     echo "==> the consumers of $each"
-    files="consume_nilearn.py consume_bids.py consume_fmriprep.py consume_movement.py consume_confounds.py consume_tedana.py"
-    [ $each = .venv-consumers ] || files="consume_xcpd.py"
+    files="consume_nilearn.py consume_bids.py consume_fmriprep.py consume_movement.py consume_confounds.py consume_tedana.py consume_compat.py"
+    [ $each = .venv-consumers ] || files="consume_xcpd.py consume_compat_xcpd.py"
     PATH="$(cd $root/$each/bin && pwd):$PATH" $root/$each/bin/python -m pytest -c pytest.ini -q -s \
         -p no:cacheprovider $files || status=1
 done

@@ -1,0 +1,1 @@
+"""Which tools can go on from a derivative, and what each of them lacks by name."""
