@@ -1,9 +1,8 @@
 """A configuration of the container for BABS (PennLINC), which runs BIDS Apps under DataLad.
 
-Written against the sections that the documentation of BABS 0.3 names (``bids_app_args``,
-``singularity_args``, ``all_results_in_one_zip``, ``zip_foldernames``, ``cluster_resources``,
-``script_preamble``, ``job_compute_space``, ``alert_log_messages``) and ``input_datasets``, which
-later versions read in place of ``required_files``.
+Written against BABS 0.5: its documentation, and the job scripts that it makes from this. In the
+container stands only the folder of the job; all else that is read is bound by ``-B``. A container
+of ``--containall`` is not told what SLURM gave the job, so the preamble says it.
 
 References
 ----------
@@ -15,6 +14,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from neurostorm_app.bids_app.clusters.scripts import KNOWN, check_paths
 from neurostorm_app.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def make_babs(jobs: Jobs, version: str) -> str:
     Raises
     ------
     UsageError
-        If the work is to be split, which BABS cannot.
+        If the work is to be split, which BABS cannot, or a path cannot stand in a script.
     """
     import yaml
 
@@ -52,15 +52,16 @@ def make_babs(jobs: Jobs, version: str) -> str:
             "--babs with --split: BABS queues one kind of job, and each does all of the work",
             fix="leave one of them out",
         )
+    settings, inputs = jobs.asked.settings, jobs.asked.inputs
+    check_paths([settings.bids_dir])
+    check_paths(inputs, bound=True)
     need = jobs.participant
-    preamble = [f"module load {shlex.join(jobs.modules)}"] if jobs.modules else []
-    asks = [f"--cpus-per-task={need.cpus}", f"--mem={need.mem}", *need.more]
     content: dict[str, Any] = {
         "input_datasets": {
             "BIDS": {
                 "required_files": ["func/*_bold.nii*"],
                 "is_zipped": False,
-                "origin_url": str(jobs.asked.settings.bids_dir),
+                "origin_url": str(settings.bids_dir),
                 "path_in_babs": "inputs/data/BIDS",
             }
         },
@@ -69,30 +70,52 @@ def make_babs(jobs: Jobs, version: str) -> str:
             "-w": "$BABS_TMPDIR",
             **_arguments(jobs.asked.participant),
         },
-        "singularity_args": ["--containall", "--writable-tmpfs", *_gpu(need.more)],
+        "singularity_args": [
+            "--containall",
+            "--writable-tmpfs",
+            *(f"-B {shlex.quote(f'{path}:{path}:ro')}" for path in inputs),
+            *_gpu(need.more),
+        ],
         "all_results_in_one_zip": True,
         "zip_foldernames": {"neurostorm": version.partition("+")[0].replace(".", "-")},
         "cluster_resources": {
-            "interpreting_shell": "/bin/bash",
+            "interpreting_shell": "/bin/bash -l",
+            "number_of_cpus": str(need.cpus),
+            "hard_memory_limit": need.mem,
             "hard_runtime_limit": need.time,
-            "customized_text": "".join(f"#SBATCH {ask}\n" for ask in asks),
+            **_more(need.more),
         },
-        "script_preamble": "\n".join(["# activate here what holds BABS and DataLad", *preamble])
-        + "\n",
-        "job_compute_space": "${TMPDIR}",
-        "alert_log_messages": {"stderr": ["what to do:", "exit code 75"]},
+        "script_preamble": "\n".join(_preamble(jobs)) + "\n",
+        "job_compute_space": "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}",
     }
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+    class Dumper(yaml.SafeDumper):
+        """Writes several lines as they are, for somebody is to edit them."""
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        """Choose how one text is written."""
+        style = "|" if "\n" in value else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+    Dumper.add_representer(str, text)
+    return str(yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100))
 
 
 def _arguments(words: Sequence[str]) -> dict[str, str]:
-    """Bring options to keys and values; a list is one value, words quoted."""
+    """Bring options to keys and values; a list is one value, words quoted.
+
+    An option that comes again stands in the value of the first, for a key cannot come twice.
+    """
     found: dict[str, list[str]] = {}
     key = ""
     for word in words:
         if word.startswith("-"):
-            key, equals, value = word.partition("=")
-            found[key] = [value] if equals else []
+            name, equals, value = word.partition("=")
+            if name in found:
+                found[name].append(name)
+            key = name
+            found.setdefault(name, [])
+            found[name] += [value] if equals else []
         else:
             found[key].append(word)
     return {key: " ".join(map(shlex.quote, values)) for key, values in found.items()}
@@ -100,3 +123,17 @@ def _arguments(words: Sequence[str]) -> dict[str, str]:
 
 def _gpu(more: Sequence[str]) -> list[str]:
     return ["--nv"] if any(option.startswith("--gres=gpu") for option in more) else []
+
+
+def _more(more: Sequence[str]) -> dict[str, str]:
+    """Write the options of ``sbatch`` that BABS has no key for."""
+    text = "\n".join(f"#SBATCH {option}" for option in more)
+    return {"customized_text": text} if text else {}
+
+
+def _preamble(jobs: Jobs) -> list[str]:
+    lines = ["# activate here what holds BABS and DataLad"]
+    lines += [f"module load {shlex.join(jobs.modules)}"] if jobs.modules else []
+    ours = " ".join(f'"{kind}ENV_$name=${{!name}}"' for kind in ("APPTAINER", "SINGULARITY"))
+    lines += [f"for name in {' '.join(KNOWN)}; do", f'    [ -z "${{!name:-}}" ] || export {ours}']
+    return [*lines, "done"]

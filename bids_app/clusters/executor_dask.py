@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.clusters.executors import Outcome, failed
 from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.results import tell_result
 from neurostorm_app.errors import ExitCode, TemporaryError, UsageError
 from neurostorm_app.pipelines.resources import Plan
 
@@ -45,7 +46,16 @@ CONFIG: Final = {
     # A unit is hours of pure work, in code that does not let others run.
     "distributed.scheduler.allowed-failures": TRIES - 1,
     "distributed.admin.tick.limit": "1h",
+    # For the same reason a worker may be silent for long; that it is gone, its connection tells.
+    "distributed.scheduler.worker-ttl": None,
+    "distributed.comm.timeouts.connect": "2m",
 }
+RETURN: Final = {"": "1h", "slurm": "2m"}
+"""How long a worker that died may take to come back before its place is given up.
+
+On this machine it always comes back, with all that it imports; a job may be over for good, and
+another is queued then.
+"""
 
 
 def work_through_dask(
@@ -81,6 +91,7 @@ def work_through_dask(
 
     with (
         dask.config.set(CONFIG),
+        dask.config.set({"distributed.deploy.lost-worker-timeout": RETURN.get(where, "1h")}),
         _cluster(where, call, count=len(groups), per_process=per_process) as (client, local),
     ):
         shared = call if local is None else dataclasses.replace(call, plan=local)
@@ -162,13 +173,19 @@ def _slurm(call: Call, gpu: dict[str, int], *, count: int, per_process: int) -> 
         memory=f"{memory / 2**30:.3f}GiB",
         worker_extra_args=["--resources", labels, "--nthreads", "1"],
         job_extra_directives=["--requeue", *(["--gres=gpu:1"] if gpu else [])],
-        job_script_prologue=["export DASK_DISTRIBUTED__WORKER__DAEMON=False"],
+        job_script_prologue=[f"export {line}" for line in _of_workers()],
         log_directory=str(call.root / "logs" / "dask"),
         scheduler_options={"dashboard_address": "127.0.0.1:0"},
     )
     # Workers whose time is up are replaced while there is work.
     cluster.adapt(minimum_jobs=1, maximum_jobs=max(1, min(count, MOST_JOBS)))
     return cluster
+
+
+def _of_workers() -> list[str]:
+    """Write what workers are to know of the configuration as Dask reads it from variables."""
+    kept = {name: value for name, value in CONFIG.items() if ".worker." in name}
+    return [f"DASK_{name.replace('.', '__').upper()}={value}" for name, value in kept.items()]
 
 
 def _resources(client: Any, call: Call, per_process: int, *, fixed: bool) -> dict[str, float]:
@@ -216,6 +233,8 @@ def _outcomes(
             stream.add(again)
             continue
         done[number] = outcome
+        for result in outcome.results:
+            tell_result(result)  # its worker told it to nobody here
         if call.stops and codes - {ExitCode.SUCCESS}:
             log.error("stopped at the first failure: %d participants not tried", len(waiting))
             client.cancel(list(waiting), force=True)

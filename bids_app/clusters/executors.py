@@ -7,6 +7,7 @@ What is asked again where it is done already is taken, so a unit may be tried an
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from neurostorm_app.bids_app.derivatives import write_json
 from neurostorm_app.bids_app.participant.pages import write_page
 from neurostorm_app.bids_app.participant.work import process_participants
-from neurostorm_app.bids_app.results import Progress, RunResult, contained
+from neurostorm_app.bids_app.results import Progress, RunResult, contained, tell_result
 from neurostorm_app.errors import NothingSelectedError
 
 if TYPE_CHECKING:
@@ -59,7 +60,22 @@ def work_on(group: Sequence[Participant], call: Call) -> Outcome:
             outcome.pages.append(path)
             outcome.written |= new
         outcome.results += [failed(page.name, error, call) for error in page.errors]
+        if page.name not in {result.name for result in outcome.results}:
+            _forget(page.name, call.root)
     return outcome
+
+
+def _forget(name: str, root: Path) -> None:
+    """Remove the report of an old failure, of a page or a lost worker, that holds no longer."""
+    path = root / "logs" / f"{name}_report.json"
+    try:
+        holds = json.loads(path.read_text(encoding="utf-8"))["status"] != "failed"
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):
+        holds = False
+    if not holds:
+        path.unlink(missing_ok=True)
 
 
 def failed(name: str, error: AppError, call: Call) -> RunResult:
@@ -76,6 +92,7 @@ def failed(name: str, error: AppError, call: Call) -> RunResult:
     """
     log.error("%s failed: %s", name, error.what)
     result = RunResult(name=name, status="failed", errors=(error,))
+    tell_result(result)
     if not isinstance(error, NothingSelectedError) and "/" not in name:
         path = call.root / "logs" / f"{name}_report.json"
         write_json(path, call.rules.record(result.as_dict()), root=call.root)

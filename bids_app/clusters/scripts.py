@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.bids_app.clusters.words import Asked
 
-__all__ = ["FIRST", "LABELS", "Jobs", "Need", "make_scripts"]
+__all__ = ["FIRST", "KNOWN", "LABELS", "Jobs", "Need", "check_paths", "make_scripts"]
 
 LABELS: Final = "participants.txt"
 FIRST: Final = "NEUROSTORM_FIRST"
@@ -157,7 +157,8 @@ def make_scripts(jobs: Jobs) -> dict[str, str]:
         With the file of labels that they read.
     """
     bids, out = jobs.asked.settings.bids_dir, jobs.asked.settings.output_dir
-    _check_paths(jobs, [bids, out, jobs.folder, *jobs.asked.inputs])
+    paths = [bids, out, jobs.folder, *jobs.asked.inputs]
+    check_paths(paths, bound=jobs.image is not None)
     asked, one = jobs.asked, '"${labels[$number]:-}"'
     scripts = {LABELS: "".join(f"{label}\n" for label in asked.labels)}
     several = f'"${{labels[@]:$((number * {jobs.chunk})):{jobs.chunk}}}"'
@@ -175,12 +176,26 @@ def make_scripts(jobs: Jobs) -> dict[str, str]:
     return scripts
 
 
-def _check_paths(jobs: Jobs, paths: Sequence[Path]) -> None:
+def check_paths(paths: Sequence[Path], *, bound: bool = False) -> None:
+    """Refuse paths that a script or a container would read as something else.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        What a script names.
+    bound : bool
+        Whether a container is to see them by ``-B``.
+
+    Raises
+    ------
+    UsageError
+        If one holds a line break or, to be bound, a colon or a comma.
+    """
     for path in paths:
         text = str(path)
-        if not text.isprintable() or (jobs.image and re.search("[:,]", text)):
+        if not text.isprintable() or (bound and re.search("[:,]", text)):
             raise UsageError(
-                f"{text!r} cannot stand in a job script: a line break, or with --image ':' or ','",
+                f"{text!r} cannot stand in a job script: a line break, or with an image ':' or ','",
                 fix="rename the folder, or give a link to it with a plain name",
             )
 

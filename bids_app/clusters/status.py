@@ -33,14 +33,14 @@ class Standing:
     partial : list of int
         Preprocessed, but not embedded with all models that were asked.
     failed : dict
-        Exit code of the worst run and its message.
+        Name of the worst run, its exit code and its message.
     missing : list of int
         Without any report.
     """
 
     done: list[int] = field(default_factory=list)
     partial: list[int] = field(default_factory=list)
-    failed: dict[int, tuple[int, str]] = field(default_factory=dict)
+    failed: dict[int, tuple[str, int, str]] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
 
 
@@ -59,17 +59,20 @@ def read_standing(root: Path, labels: Sequence[str], models: Sequence[str]) -> S
     reports: dict[str, list[dict[str, Any]]] = {}
     logs = root / "logs"
     for path in sorted(logs.iterdir()) if logs.is_dir() else ():
-        if match := REPORT.fullmatch(path.name):
-            reports.setdefault(match[1], []).append(_read(path))
+        if (match := REPORT.fullmatch(path.name)) and (run := _read(path)):
+            reports.setdefault(match[1], []).append(run)
     standing = Standing()
     for number, label in enumerate(labels):
         runs = reports.get(label)
         if not runs:
             standing.missing.append(number)
             continue
+        # Of an anatomy that was made alone, it says nothing of the runs.
+        whole = {"name": f"sub-{label}", "status": "done"}.items()
+        runs = [run for run in runs if not whole <= run.items()] or runs
         worst = max(runs, key=lambda run: (run["status"] == "failed", run["exit_code"] != 75))
         if worst["status"] == "failed":
-            standing.failed[number] = (worst["exit_code"], worst["error"])
+            standing.failed[number] = (worst["name"], worst["exit_code"], worst["error"])
         elif all(set(models) <= set(run["models"]) for run in runs):
             standing.done.append(number)
         else:
@@ -77,20 +80,26 @@ def read_standing(root: Path, labels: Sequence[str], models: Sequence[str]) -> S
     return standing
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any] | None:
     """Read of a report what counts here; one that cannot be read is a run to do again."""
+    name = path.name.removesuffix("_report.json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         error = content["error"] or {"what": ""}
         return {
+            "name": name,
             "status": content["status"],
             "exit_code": int(content["exit_code"]),
             "models": list(content["models"]),
             "error": str(error["what"]),
         }
+    except FileNotFoundError:
+        if not path.is_symlink():
+            return None  # removed since the folder was listed: what it told of is mended
+        told = f"{path.name} is a link to a file that is not here: datalad get {path}"
     except (ValueError, KeyError, TypeError):
         told = f"{path.name} is damaged"
-        return {"status": "failed", "exit_code": 75, "models": [], "error": told}
+    return {"name": name, "status": "failed", "exit_code": 75, "models": [], "error": told}
 
 
 def describe_standing(standing: Standing, jobs: Jobs) -> Iterator[str]:
@@ -112,8 +121,8 @@ def describe_standing(standing: Standing, jobs: Jobs) -> Iterator[str]:
     counts = f"{len(standing.done)} done, {len(standing.partial)} without all models, "
     counts += f"{len(standing.failed)} failed, {len(standing.missing)} missing"
     yield f"{len(labels)} participants: {counts}"
-    for number, (code, what) in sorted(standing.failed.items()):
-        yield f"failed: task {number}: sub-{labels[number]} [exit code {code}]: {what}"
+    for number, (name, code, what) in sorted(standing.failed.items()):
+        yield f"failed: task {number}: {name} [exit code {code}]: {what}"
     if standing.missing:
         yield f"missing: tasks {ranges(standing.missing)}"
     again = sorted([*standing.missing, *standing.failed])

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from neurostorm_app.bids_app.clusters import executor_dask
 from neurostorm_app.bids_app.clusters.executors import work_through
+from neurostorm_app.bids_app.clusters.status import read_standing
 from neurostorm_app.bids_app.inputs.dataset import find_runs
 from neurostorm_app.bids_app.participant.units import Call
 from neurostorm_app.bids_app.provenance import Ledger
@@ -139,6 +140,31 @@ def test_a_page_that_fails_is_a_result_of_its_own(work, fake):
     assert json.loads((out / "logs" / "sub-01_report.json").read_text())["exit_code"] == 65
 
 
+def test_an_old_failure_is_forgotten_when_it_is_mended(work, fake):
+    fake.broken["page 01"] = CorruptImageError("no page", fix="none")
+    _, out = work("local", fake)
+    labels = ["01", "02"]
+    assert read_standing(out, labels, ["connectome"]).failed == {0: ("sub-01", 65, "no page")}
+    (out / "logs" / "sub-02_report.json").write_text('{"status"')
+    fake.broken.clear()
+    work("local", fake)
+    assert read_standing(out, labels, ["connectome"]).done == [0, 1]
+    assert not list(out.glob("logs/sub-0?_report.json"))
+
+
+def test_what_is_said_of_an_anatomy_is_not_forgotten(work, fake):
+    _, out = work("local", fake, anat_only=True)
+    report = out / "logs" / "sub-01_report.json"
+    assert json.loads(report.read_text())["status"] == "done"
+    work("local", fake)
+    assert json.loads(report.read_text())["status"] == "done"
+    fake.broken["preprocess sub-01"] = CorruptImageError("bad", fix="none")
+    outcomes, out = work("local", fake, out="other", anat_only=True)
+    assert results(outcomes)["sub-01"].exit_code == ExitCode.DATA
+    report = json.loads((out / "logs" / "sub-01_report.json").read_text())
+    assert report["status"] == "failed", "its page is there, but what failed is not mended"
+
+
 def test_the_first_failure_ends_the_work_where_that_was_asked(work, fake):
     fake.broken["preprocess sub-01"] = CorruptImageError("bad", fix="none")
     outcomes, _ = work("local", fake, stop_on_first_crash=True)
@@ -216,6 +242,39 @@ def test_workers_of_others_are_found_by_their_address(work, fake, tmp_path):
         with pytest.raises(UsageError, match="no worker of this cluster offers GPU") as caught:
             work(f"dask:{address}", fake, device="cuda")
         assert "--resources 'GPU=1'" in caught.value.fix
+
+
+@needs_dask
+def test_a_unit_of_a_gpu_goes_to_the_worker_that_offers_one(work, fake, tmp_path):
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    options = {"nthreads": 1, "host": "127.0.0.1"}
+    workers = {
+        "plain": {"cls": Nanny, "options": options},
+        "gpu": {"cls": Nanny, "options": {**options, "resources": {"GPU": 1}}},
+    }
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"},
+    }
+    with SpecCluster(workers, scheduler) as cluster:
+        outcomes, out = work(f"dask:{cluster.scheduler_address}", fake, device="cuda")
+        pids = {name: worker.pid for name, worker in cluster.workers.items()}
+    assert {r.status for r in results(outcomes).values()} == {"done"}
+    who = {p.stem.rpartition("_")[2] for p in (out / "logs").glob("*.log")}
+    assert str(pids["gpu"]) in who
+    assert str(pids["plain"]) not in who
+
+
+@needs_dask
+def test_workers_that_are_jobs_read_our_configuration():
+    import dask
+
+    given = dict(line.split("=") for line in executor_dask._of_workers())
+    assert given["DASK_DISTRIBUTED__WORKER__DAEMON"] == "False"
+    read = dask.config.collect_env(given)
+    assert read["distributed"]["worker"]["daemon"] is False
+    assert set(read["distributed"]["worker"]["memory"].values()) == {False}
 
 
 @needs_dask

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -284,8 +285,9 @@ def test_the_status_says_what_is_left_and_how_to_queue_it(slurm, tmp_path):
     told, _ = slurm("--status", "--limit", "9", "--max-array", "4")
     lines = told.splitlines()
     assert lines[0].endswith("1 done, 1 without all models, 2 failed, 1 missing")
-    assert "failed: task 0: sub-01 [exit code 65]: no volumes" in lines
-    assert "failed: task 4: sub-x1 [exit code 75]: sub-x1_task-rest_report.json is damaged" in lines
+    assert "failed: task 0: sub-01_task-rest_run-2 [exit code 65]: no volumes" in lines
+    told = "sub-x1_task-rest [exit code 75]: sub-x1_task-rest_report.json is damaged"
+    assert f"failed: task 4: {told}" in lines
     assert "missing: tasks 2" in lines
     first = "--export=ALL,NEUROSTORM_FIRST=4"
     assert lines[-3:] == [
@@ -316,7 +318,30 @@ def test_a_participant_is_as_bad_as_its_worst_run(tmp_path):
     write_report(tmp_path, "sub-01_run-1", code=75)
     write_report(tmp_path, "sub-01_run-2", code=65)
     write_report(tmp_path, "sub-01_run-3")
-    assert read_standing(tmp_path, ["01"], ["connectome"]).failed == {0: (65, "broken")}
+    worst = read_standing(tmp_path, ["01"], ["connectome"]).failed
+    assert worst == {0: ("sub-01_run-2", 65, "broken")}
+
+
+def test_the_report_of_an_anatomy_made_alone_says_nothing_of_the_runs(tmp_path):
+    write_report(tmp_path, "sub-01", models=())
+    assert read_standing(tmp_path, ["01"], ["connectome"]).partial == [0]
+    assert read_standing(tmp_path, ["01"], []).done == [0]
+    write_report(tmp_path, "sub-01_task-rest")
+    assert read_standing(tmp_path, ["01"], ["connectome"]).done == [0]
+    write_report(tmp_path, "sub-01", code=73, models=(), what="no page")
+    assert read_standing(tmp_path, ["01"], ["connectome"]).failed == {0: ("sub-01", 73, "no page")}
+
+
+def test_a_report_that_is_elsewhere_is_named_and_one_that_is_gone_is_not(tmp_path, monkeypatch):
+    write_report(tmp_path, "sub-01_task-rest")
+    link = tmp_path / "logs" / "sub-01_task-rest_report.json"
+    link.unlink()
+    link.symlink_to("../.git/annex/objects/x")
+    name, code, told = read_standing(tmp_path, ["01"], []).failed[0]
+    assert (name, code) == ("sub-01_task-rest", 75)
+    assert told.endswith(f"is a link to a file that is not here: datalad get {link}")
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
+    assert read_standing(tmp_path, ["01"], []).missing == [0]
 
 
 def test_numbers_of_an_array_are_written_short():
@@ -327,26 +352,51 @@ def test_numbers_of_an_array_are_written_short():
 
 def test_the_configuration_for_babs_can_be_read_and_holds_the_options(slurm, bids):
     words = ("--babs", "--cpus", "4", "--mem", "9G", "--partition", "p", "--gres", "gpu:1")
-    told, scripts = slurm(*words, "--", "--models", "connectome", "brainlm-demo", "-v", "--mem=9G")
+    app = ("--models", "connectome", "brainlm-demo", "-v", "--mem=9G", "-v")
+    app += ("--weights-dir", "/w x")
+    told, scripts = slurm(*words, "--module", "apptainer/1.3", "--", *app)
     assert not scripts
     content = yaml.safe_load(told)
     assert content["bids_app_args"] == {
         "$SUBJECT_SELECTION_FLAG": "--participant-label",
         "-w": "$BABS_TMPDIR",
         "--models": "connectome brainlm-demo",
-        "-v": "",
+        "-v": "-v",
         "--mem": "9G",
+        "--weights-dir": "'/w x'",
     }
     assert content["all_results_in_one_zip"] is True
     assert list(content["zip_foldernames"]) == ["neurostorm"]
     assert re.fullmatch(r"[\w-]+", content["zip_foldernames"]["neurostorm"])
-    resources = content["cluster_resources"]
-    assert resources["hard_runtime_limit"] == "12:00:00"
-    assert resources["customized_text"].splitlines() == [
-        "#SBATCH --cpus-per-task=4",
-        "#SBATCH --mem=9G",
-        "#SBATCH --partition=p",
-        "#SBATCH --gres=gpu:1",
-    ]
-    assert content["singularity_args"] == ["--containall", "--writable-tmpfs", "--nv"]
+    assert content["cluster_resources"] == {
+        "interpreting_shell": "/bin/bash -l",
+        "number_of_cpus": "4",
+        "hard_memory_limit": "9G",
+        "hard_runtime_limit": "12:00:00",
+        "customized_text": "#SBATCH --partition=p\n#SBATCH --gres=gpu:1",
+    }
+    bound = "-B '/w x:/w x:ro'"
+    assert content["singularity_args"] == ["--containall", "--writable-tmpfs", bound, "--nv"]
     assert content["input_datasets"]["BIDS"]["origin_url"] == str(bids)
+    assert "module load apptainer/1.3" in content["script_preamble"]
+    assert "script_preamble: |\n  # activate here what holds BABS and DataLad\n" in told
+    preamble = content["script_preamble"].replace("module", ": module")
+    done = subprocess.run(
+        ["bash", "-euc", f"{preamble}printenv"],
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "SLURM_CPUS_PER_TASK": "4"},
+        capture_output=True,
+        text=True,
+    )
+    given = [line for line in done.stdout.splitlines() if "ENV_" in line]
+    names = ("APPTAINERENV", "SINGULARITYENV")
+    assert sorted(given) == [f"{name}_SLURM_CPUS_PER_TASK=4" for name in names]
+
+
+def test_the_configuration_for_babs_asks_for_nothing_that_was_not_asked(slurm, bids):
+    content = yaml.safe_load(slurm("--babs", "--", "--models=connectome")[0])
+    assert content["bids_app_args"]["--models"] == "connectome"
+    assert "customized_text" not in content["cluster_resources"]
+    assert "module" not in content["script_preamble"]
+    with pytest.raises(UsageError, match="cannot stand in a job script: a line break"):
+        slurm("--babs", "--", "--weights-dir", "/a:b")

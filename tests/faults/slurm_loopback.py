@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch")
+PATIENCE = 1800.0
+"""Seconds to wait for anything: what hangs is to be found, and a slow machine is no fault."""
 CONF = """\
 ClusterName=loop
 SlurmctldHost={host}(127.0.0.1)
@@ -47,6 +49,7 @@ ReturnToService=2
 SchedulerParameters=sched_interval=1,batch_sched_delay=0,sched_min_interval=0,requeue_delay=1
 MinJobAge=3600
 KillWait=15
+MessageTimeout=60
 GresTypes=gpu
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
@@ -84,7 +87,7 @@ class Cluster:
             check=False,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         if check and done.returncode:
             raise AssertionError(f"{words}: {done.returncode}: {done.stdout}{done.stderr}")
@@ -99,7 +102,12 @@ class Cluster:
         """List the jobs that are not over."""
         return self.call("squeue", "-h", "-r", "-o", "%i %T %N").splitlines()
 
-    def wait(self, until: Callable[[], object], *, seconds: float, what: str) -> None:
+    def running(self, node: str) -> list[str]:
+        """List the jobs, or tasks of an array, that run on a node."""
+        lines = [line.split() for line in self.queued()]
+        return [words[0] for words in lines if words[1:] == ["RUNNING", node]]
+
+    def wait(self, until: Callable[[], object], *, what: str, seconds: float = PATIENCE) -> None:
         """Wait for something, or fail with what the queue looks like."""
         end = time.monotonic() + seconds
         while not until():
@@ -107,13 +115,47 @@ class Cluster:
                 raise AssertionError(f"after {seconds:g} s not yet: {what}; queue: {self.queued()}")
             time.sleep(0.2)
 
+    def set_node(self, node: str, state: str) -> None:
+        """Tell the controller what to think of a node."""
+        self.call("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
+
+    def lose(self, node: str) -> None:
+        """Kill all that runs on a node at once, its daemon first, as when its power fails.
+
+        The controller is told; by itself it would see it when ``SlurmdTimeout`` is over.
+        """
+        daemon = int((self.folder / "run" / f"slurmd-{node}.pid").read_text())
+        os.kill(daemon, signal.SIGKILL)
+        for pid in self.processes(node):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.set_node(node, "DOWN")
+
+    def restore(self, node: str) -> None:
+        """Start a node that was lost."""
+        _daemon(self, ["slurmd", "-f", self.environment["SLURM_CONF"], "-N", node])
+        self.set_node(node, "RESUME")
+
+    def processes(self, node: str | None = None) -> list[int]:
+        """List what this cluster has started, or the jobs of a node with what watches them."""
+        ours = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
+        here = b"" if node is None else f"SLURMD_NODENAME={node}".encode()
+        pids = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (folder / "environ").read_bytes().split(b"\0")
+                if ours in words and (not here or here in words):
+                    pids += [int(folder.name), *_watcher(folder)]
+        own = os.getsid(0)  # what the test itself has started is none of its jobs
+        return sorted(pid for pid in {*pids} if _session(pid) != own)
+
 
 @contextlib.contextmanager
 def cluster(*, nodes: int = 2, cpus: int = 2, memory: int = 6000) -> Iterator[Cluster]:
     """Bring a cluster up, and take it down."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # a socket's path must be short
     folder.chmod(0o755)
-    for name in ("state", "spool", "run", "log"):
+    for name in ("state", "spool", "run", "log", "tmp"):
         (folder / name).mkdir(mode=0o755)
     names = tuple(f"n{i + 1}" for i in range(nodes))
     host = socket.gethostname().split(".")[0]
@@ -130,6 +172,7 @@ def cluster(*, nodes: int = 2, cpus: int = 2, memory: int = 6000) -> Iterator[Cl
     )
     path = f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin"
     environment = {**os.environ, "SLURM_CONF": str(conf), "PATH": path}
+    environment["TMPDIR"] = str(folder / "tmp")  # what a node that is lost leaves behind
     up = Cluster(folder, names, environment)
     try:
         _start(up)
@@ -165,33 +208,45 @@ def _start(up: Cluster) -> None:
         _daemon(up, ["slurmd", "-f", conf, "-N", name])
     up.wait(
         lambda: up.call("sinfo", "-h", "-o", "%T", check=False).split() == ["idle"],
-        seconds=60,
         what=f"idle nodes; see {up.folder}/log",
     )
 
 
 def _daemon(up: Cluster, words: Sequence[str]) -> None:
-    subprocess.run(list(words), env=up.environment, check=True, timeout=60)
+    subprocess.run(list(words), env=up.environment, check=True, timeout=PATIENCE)
+
+
+def _watcher(folder: Path) -> list[int]:
+    """Find the parent of a process if it is what SLURM watches a job with."""
+    parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    name = (Path("/proc") / str(parent) / "cmdline").read_bytes()
+    return [parent] if name.startswith(b"slurmstepd") else []
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return os.getsid(0)
 
 
 def _stop(up: Cluster) -> None:
+    """End all jobs, then the daemons in order, then what is left."""
     up.call("scancel", "--user=root", check=False)
-    pids = []
+    _until(lambda: not up.call("squeue", "-h", check=False), seconds=40)
     order = [*(f"slurmd-{name}" for name in up.nodes), "slurmctld", "munged"]
     for path in [up.folder / "run" / f"{name}.pid" for name in order]:
         if path.is_file() and (text := path.read_text().strip()).isdigit():
-            pids.append(int(text))
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pids[-1], signal.SIGTERM)
-    end = time.monotonic() + 20
-    while any(_alive(pid) for pid in pids) and time.monotonic() < end:
-        time.sleep(0.1)
+                os.kill(int(text), signal.SIGTERM)
+    _until(lambda: not up.processes(), seconds=20)
+    for pid in up.processes():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     shutil.rmtree(up.folder, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+def _until(over: Callable[[], bool], *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not over() and time.monotonic() < end:
+        time.sleep(0.2)

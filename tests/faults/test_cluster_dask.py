@@ -1,10 +1,15 @@
-"""Workers of Dask that are jobs of a real cluster."""
+"""Workers of Dask: killed in the middle, of a scheduler of its own, jobs of a cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -31,15 +36,20 @@ def load(name: str, path: Path):
 
 
 loopback = load("slurm_loopback", Path(__file__).with_name("slurm_loopback.py"))
-lacking = loopback.lacking() + [
+lacking = [
     name for name in ("distributed", "dask_jobqueue") if importlib.util.find_spec(name) is None
 ]
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(3 * loopback.PATIENCE),
     pytest.mark.skipif(bool(lacking), reason=f"not installed: {' '.join(lacking)}"),
 ]
+needs_slurm = pytest.mark.skipif(
+    bool(loopback.lacking()), reason=f"SLURM is not installed: no {loopback.lacking()}"
+)
 
 
+@needs_slurm
 def test_workers_are_jobs_and_end_with_the_work(tmp_path, monkeypatch):
     import dask
     import distributed  # noqa: F401  its settings first
@@ -75,7 +85,7 @@ def test_workers_are_jobs_and_end_with_the_work(tmp_path, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
         with dask.config.set({"jobqueue.slurm.interface": "lo"}):
             outcomes = work_through(groups, call, executor="dask:slurm", per_process=2**30)
-        up.wait(lambda: not up.queued(), seconds=60, what="workers that are gone")
+        up.wait(lambda: not up.queued(), what="workers that are gone")
         jobs = up.call("scontrol", "show", "job", "-o").splitlines()
     assert [r.status for o in outcomes for r in o.results] == ["done"] * 6
     assert [page.name for o in outcomes for page in o.pages] == [
@@ -88,3 +98,156 @@ def test_workers_are_jobs_and_end_with_the_work(tmp_path, monkeypatch):
     assert all("Requeue=1" in job for job in jobs)
     logs = "".join(path.read_text() for path in (tmp_path / "out" / "logs").glob("*.log"))
     assert logs.count("on a worker of Dask") == 3
+
+
+@pytest.fixture(scope="module")
+def phantom(tmp_path_factory):
+    """Two participants of a phantom."""
+    bids = tmp_path_factory.mktemp("phantom") / "bids"
+    words = ["phantom", bids, "--participants", "2", "--runs", "1", "--volumes", "24"]
+    tools = [sys.executable, "-m", "neurostorm_app.bids_app.tools", *words, "--scale", "tiny"]
+    subprocess.run(list(map(str, tools)), check=True, capture_output=True)
+    return bids
+
+
+@contextlib.contextmanager
+def started(bids: Path, out: Path, *words: str | Path, **environment: str):
+    """Start the app itself, one thread a process; it does not outlive the test."""
+    call = [sys.executable, "-m", "neurostorm_app.bids_app.cli", bids, out, "participant", *words]
+    call += ["--models", "connectome", "--output-spaces", "MNI152NLin6Asym:res-2"]
+    with subprocess.Popen(
+        list(map(str, [*call, "--omp-nthreads", "1", "--skip-bids-validation"])),
+        env={**os.environ, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as app:
+        try:
+            yield app
+        finally:
+            app.kill()
+
+
+def end(app: subprocess.Popen[str]) -> str:
+    """Wait for the app, which is to succeed, and give what it said."""
+    told, _ = app.communicate(timeout=loopback.PATIENCE)
+    assert app.returncode == 0, told
+    return told
+
+
+def worker_of(app: subprocess.Popen[str], out: Path, label: str) -> int:
+    """Wait until a worker is in the middle of a participant, and give its number."""
+    wait = time.monotonic() + loopback.PATIENCE
+    while time.monotonic() < wait and app.poll() is None:
+        for path in (out / "logs").glob("*.log"):
+            text = path.read_text()
+            if f"sub-{label}: on a worker of Dask" in text and "brain mask" in text:
+                return int(re.fullmatch(r".*_(\d+)\.log", path.name)[1])
+        time.sleep(0.2)
+    raise AssertionError(f"nobody works on sub-{label}: {app.communicate()[0]}")
+
+
+def content(out: Path, label: str) -> dict[str, bytes]:
+    """Read all results of a participant, which hold no times."""
+    files = (path for path in (out / f"sub-{label}").rglob("*") if path.is_file())
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def lost(ours: dict[str, bytes], theirs: dict[str, bytes]) -> int:
+    """Count the bytes of results that are not there, or are not the same."""
+    return sum(len(text) for name, text in ours.items() if theirs.get(name) != text)
+
+
+@pytest.fixture(scope="module")
+def worked(phantom, tmp_path_factory):
+    """Work on the phantom by workers, one of which is killed, and on one of it without."""
+    here, there = (tmp_path_factory.mktemp("results") / name for name in ("here", "there"))
+    words = ("--participant-label", "01", "--nprocs", "1")
+    with started(phantom, here, *words) as alone:
+        words = ("--executor", "dask", "--nprocs", "2", "--mem", "8G")
+        with started(phantom, there, *words) as app:
+            os.kill(worker_of(app, there, "01"), signal.SIGKILL)
+            told = end(app)
+        end(alone)
+    return told, here, there
+
+
+def test_a_worker_that_is_killed_costs_time_and_nothing_else(worked, tally):
+    told, here, there = worked
+    ours, theirs = content(here, "01"), content(there, "01")
+    logs = "".join(path.read_text() for path in (there / "logs").glob("*.log"))
+    n_tries = logs.count("sub-01: on a worker of Dask")
+    n_bytes = lost(ours, theirs)
+    tally("worker lost", survived=int("2 runs: 2 done" in told), bytes_lost=n_bytes)
+    assert n_tries == 2
+    assert logs.count("sub-02: on a worker of Dask") == 1, "the other goes on"
+    assert "2 runs: 2 done, 0 reused, 0 failed" in told
+    assert sorted(ours) == sorted(theirs)
+    assert len(ours) > 20
+    assert not n_bytes
+    assert (there / "sub-01.html").is_file()
+    assert (there / "sub-02.html").is_file()
+    assert not list(there.rglob("*.part"))
+
+
+def test_a_unit_goes_where_there_is_memory_for_it(phantom, worked, tmp_path):
+    file, words = tmp_path / "scheduler.json", ["--no-dashboard", "--host", "127.0.0.1"]
+    run = [sys.executable, "-m"]
+    scheduler = [*run, "distributed.cli.dask_scheduler", "--port", "0", *words]
+    worker = [*run, "distributed.cli.dask_worker", *words, "--no-nanny", "--nthreads", "1"]
+    sizes = {"small": 10**9, "large": 4 * 10**9}
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with contextlib.ExitStack() as stack:
+
+        def keep(words: list[str]) -> subprocess.Popen[bytes]:
+            words = [*words, "--scheduler-file", str(file)]
+            process = stack.enter_context(subprocess.Popen(words, **options))
+            stack.callback(process.kill)
+            return process
+
+        keep(scheduler)
+        workers = {
+            name: keep([*worker, "--name", name, "--resources", f"MEMORY={size}"])
+            for name, size in sizes.items()
+        }
+        from distributed import Client
+
+        with Client(scheduler_file=str(file), timeout=loopback.PATIENCE) as client:
+            client.wait_for_workers(2, timeout=loopback.PATIENCE)
+            address = client.scheduler.address
+        out = tmp_path / "out"
+        given = ["--derivatives", f"given={worked[2]}"]
+        with started(phantom, out, "--executor", f"dask:{address}", *given) as app:
+            told = end(app)
+    assert "2 runs: 2 done, 0 reused, 0 failed" in told
+    logs = {path.name: path.read_text() for path in (out / "logs").glob("*.log")}
+    who = {name for name, text in logs.items() if "on a worker of Dask" in text}
+    assert [name.rpartition("_")[2] for name in who] == [f"{workers['large'].pid}.log"]
+    tables = sorted(out.glob("sub-*/func/*_desc-*_embedding.tsv"))
+    assert tables
+    for table in tables:
+        assert table.read_bytes() == (worked[2] / table.relative_to(out)).read_bytes()
+
+
+@needs_slurm
+def test_a_node_that_is_lost_with_its_worker_costs_time_and_nothing_else(
+    phantom, worked, tmp_path, tally
+):
+    out = tmp_path / "out"
+    with loopback.cluster(cpus=1) as up:
+        environment = {name: up.environment[name] for name in ("SLURM_CONF", "PATH", "TMPDIR")}
+        environment["DASK_JOBQUEUE__SLURM__INTERFACE"] = "lo"
+        words = ("--participant-label", "01", "--executor", "dask:slurm", "--nprocs", "1")
+        with started(phantom, out, *words, "--mem", "4G", **environment) as app:
+            worker_of(app, out, "01")
+            up.lose(next(node for node in up.nodes if up.running(node)))
+            told = end(app)
+        up.wait(lambda: not up.queued(), what="workers that are gone")
+    ours, theirs = content(worked[1], "01"), content(out, "01")
+    n_bytes = lost(ours, theirs)
+    tally("node lost", survived=int("1 run: 1 done" in told), bytes_lost=n_bytes)
+    assert "1 run: 1 done, 0 reused, 0 failed" in told
+    assert sorted(ours) == sorted(theirs)
+    assert not n_bytes
+    logs = "".join(path.read_text() for path in (out / "logs").glob("*.log"))
+    assert logs.count("sub-01: on a worker of Dask") == 2
