@@ -32,6 +32,9 @@ SAME_SIGNAL = 0.9
 
 In a real run cut to 40 of 156 volumes it is 0.97 at the right row and at most 0.5 elsewhere.
 """
+TABLE_MAX = 2**27
+HEADER_MAX = 2**20
+"""Bytes of a table and of its first line: 6000 volumes of 1000 confounds, names of 50,000."""
 PADDED = 33
 """Volumes that ``scipy.signal.sosfiltfilt`` mirrors for a band-pass of order 5."""
 
@@ -96,17 +99,31 @@ def read_confounds(
 def _read_table(path: Path) -> pd.DataFrame:
     import pandas as pd
 
+    _check_size(path)
     try:
         return pd.read_csv(path, sep="\t", na_values=["n/a"])
-    except FileNotFoundError as error:
-        raise NoInputError(
-            f"{path}: the confounds table is not there", fix="check the derivatives of this run"
-        ) from error
     except ValueError as error:
         raise DataError(
             f"{path}: cannot be read as a confounds table: {error}",
             fix="give the tab-separated table of fMRIPrep, with one row a volume",
         ) from error
+
+
+def _check_size(path: Path) -> None:
+    """Refuse what is too large for a table of confounds before any of it becomes numbers."""
+    if not path.is_file():
+        raise NoInputError(
+            f"{path}: the confounds table is not there", fix="check the derivatives of this run"
+        )
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header = len(file.readline(HEADER_MAX + 1))
+    if size > TABLE_MAX or header > HEADER_MAX:
+        raise DataError(
+            f"{path} is too large for a table of confounds: {size} bytes, {header} or more in its "
+            f"first line; expected {TABLE_MAX} and {HEADER_MAX} at most",
+            fix="give the table of fMRIPrep, or one with the columns that are needed",
+        )
 
 
 def _find_rows(table: pd.DataFrame, signal: NDArray[np.float64]) -> int | None:

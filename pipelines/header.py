@@ -12,13 +12,15 @@ from neurostorm_app.pipelines.image import open_image
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SeriesHeader", "check_present", "check_tr", "read_series_header"]
+__all__ = ["SeriesHeader", "check_present", "check_tr", "read_series_header", "tell_value"]
 
 SECONDS: Final = {8: 1.0, 16: 1e-3, 24: 1e-6}
 """Of the unit of time, by its NIfTI code; other codes say nothing."""
 TIME_UNIT: Final = 0x38
 """Bits of ``xyzt_units`` that hold that code."""
 TR_MAX: Final = 60.0
+QUOTED_MAX: Final = 3
+"""Letters of a text of a sidecar that a message may quote."""
 SERIES_VOXELS_MAX: Final = 2**26
 """Voxels of a volume: 406 along each axis, a whole head at 0.5 mm; several are in memory."""
 
@@ -101,7 +103,26 @@ def check_tr(tr: object, path: Path) -> float:
     """
     if isinstance(tr, bool) or not isinstance(tr, int | float) or not 0 < tr <= TR_MAX:
         raise DataError(
-            f"{path}: RepetitionTime is {tr!r}; expected seconds between 0 and {TR_MAX:g}",
+            f"{path}: RepetitionTime is {tell_value(tr)}; expected seconds between 0 and "
+            f"{TR_MAX:g}",
             fix="write it into the sidecar in seconds; milliseconds must be divided by 1000",
         )
     return float(tr)
+
+
+def tell_value(value: object) -> str:
+    """Say what a sidecar holds where it should hold something else.
+
+    Messages become outputs, and a text in the wrong place may be the name of a person: only what
+    is as short as ``j--`` is quoted.
+
+    Examples
+    --------
+    >>> [tell_value(value) for value in (2000, "AP", "Jane Doe", ["Jane"], {}, None)]
+    ['2000', "'AP'", 'a text of 8 letters', 'a list of 1', 'an object', 'None']
+    """
+    if isinstance(value, str):
+        return repr(value) if len(value) <= QUOTED_MAX else f"a text of {len(value)} letters"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    return "an object" if isinstance(value, dict) else f"{value!r:.24}"

@@ -21,6 +21,7 @@ from nibabel.nifti1 import data_type_codes
 from nibabel.spatialimages import HeaderDataError
 
 from neurostorm_app.errors import CorruptImageError, NoInputError
+from neurostorm_app.pipelines.shortage import as_shortage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +91,8 @@ def _first_bytes(path: Path, n_bytes: int) -> bytes:
             f"{path}: this user may not read it", fix="ask for the permission to read the file"
         ) from error
     except (OSError, zlib.error) as error:
+        if (failing := as_shortage(error)) is not None:  # of the disk, and not of the file
+            raise failing from error
         raise CorruptImageError(f"{path}: cannot be opened as NIfTI: {error}", fix=FETCH) from error
     return content[:n_bytes]
 

@@ -7,18 +7,20 @@ refused with the file and the line.
 
 from __future__ import annotations
 
+import codecs
 import csv
-import io
 import logging
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.inputs.sidecars import read_object, read_sidecar
 from neurostorm_app.bids_app.words.values import LABEL
 from neurostorm_app.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["MISSING", "Column", "Key", "TableFile", "find_tables", "is_missing", "read_column"]
@@ -31,6 +33,10 @@ Key = tuple[str, str | None]
 MISSING: Final = frozenset({"", "n/a", "na", "nan", "null"})
 """Words for a missing value, in small letters."""
 IDS: Final = frozenset({"participant_id", "session_id"})
+BYTES_MAX, ROWS_MAX, BLOCK = 2**30, 2**22, 2**16
+NARROW: Final = "write the columns that are asked for into a table of their own"
+LINE_MAX: Final = 2**20
+"""Letters of a line: a table of 50,000 columns has lines of half as many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +146,8 @@ def _phenotypes(root: Path) -> list[Path]:
     for path in sorted((root / "phenotype").glob("*.tsv")):
         try:
             _read_header(path)
-        except DataError as error:
-            log.warning("%s", error.what)
+        except (DataError, OSError) as error:
+            log.warning("%s", as_app_error(error).what)
         else:
             good.append(path)
     return good
@@ -164,34 +170,54 @@ def _open_table(stem: str, paths: Sequence[Path], root: Path) -> TableFile:
 
 
 def _read_header(path: Path) -> list[str]:
-    with path.open("rb") as file:
-        content = file.readline()
-        while content.startswith((b"\xff\xfe", b"\xfe\xff")) and (more := file.read()):
-            content += more
-    return next(iter(_split(_decode(content), path)), [])
+    with closing(_rows(path)) as rows:
+        return next(rows, [])
 
 
-def _decode(content: bytes) -> str:
-    """Decode as UTF-8, with or without a mark, as UTF-16 with one, or else as Latin-1."""
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16", errors="replace")
+def _rows(path: Path) -> Generator[list[str], None, None]:
+    """Read row by row what is not blank; no more than one row is held."""
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-def _split(text: str, path: Path) -> list[list[str]]:
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
-    reader = csv.reader(io.StringIO(lines, newline=""), delimiter="\t")
-    try:
-        rows = [[cell.strip() for cell in row] for row in reader]
+        for row in csv.reader(_lines(path), delimiter="\t"):
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield cells
     except csv.Error as error:
         raise DataError(
             f"{path} is not a table of cells between tabs: {error}",
             fix="look for a stray quotation mark, or for another kind of file under this name",
         ) from error
-    return [row for row in rows if any(row)]
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if (size := path.stat().st_size) > BYTES_MAX:
+        raise DataError(
+            f"{path} has {size} bytes; a table of people has {BYTES_MAX} at most", fix=NARROW
+        )
+    encoding = _encoding_of(path)
+    with path.open(encoding=encoding, errors="replace" if encoding == "utf-16" else None) as file:
+        while line := file.readline(LINE_MAX + 1):
+            if len(line) > LINE_MAX:
+                raise DataError(
+                    f"{path} has a line of more than {LINE_MAX} letters; expected fewer", fix=NARROW
+                )
+            yield line.replace("\0", "")
+
+
+def _encoding_of(path: Path) -> str:
+    """Tell UTF-8, with or without a mark, UTF-16 with one, or else Latin-1."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        block = file.read(BLOCK)
+        if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "utf-16"
+        try:
+            while block:
+                decoder.decode(block)
+                block = file.read(BLOCK)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "latin-1"
+    return "utf-8-sig"
 
 
 def read_column(table: TableFile, name: str) -> Column:
@@ -212,6 +238,11 @@ def read_column(table: TableFile, name: str) -> Column:
     cells: dict[Key, str] = {}
     for path in table.paths:
         for key, cell in _read_cells(path, name):
+            if len(cells) == ROWS_MAX:
+                raise DataError(
+                    f"{path} has more than {ROWS_MAX} rows of people; expected one each",
+                    fix="look whether this is a table of people at all",
+                )
             if key in cells:
                 who = f"sub-{key[0]}" + (f" ses-{key[1]}" if key[1] else "")
                 raise DataError(
@@ -233,8 +264,9 @@ def _about(table: TableFile, name: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _read_cells(path: Path, name: str) -> list[tuple[Key, str]]:
-    header, *rows = _split(_decode(path.read_bytes()), path) or [[]]
+def _read_cells(path: Path, name: str) -> Iterator[tuple[Key, str]]:
+    rows = _rows(path)
+    header = next(rows, [])
     own = path.parent.name if path.name.endswith("_sessions.tsv") else None
     first = "participant_id" if own is None else "session_id"
     if first not in header or header.count(name) > 1:
@@ -243,20 +275,19 @@ def _read_cells(path: Path, name: str) -> list[tuple[Key, str]]:
             fix="separate columns by tabs, and give each a name of its own",
         )
     if name not in header:
-        return []
-    found = []
+        return
+    places = {column: header.index(column) for column in (name, *IDS) if column in header}
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
             raise DataError(
                 f"{path}, line {number}: {len(row)} cells, the header has {len(header)}",
                 fix="write n/a where a value is missing, and look for a stray quotation mark",
             )
-        cells = dict(zip(header, row, strict=True))
+        cells = {column: row[place] for column, place in places.items()}
         session = cells.get("session_id", "")
         participant = _label(own or cells["participant_id"], "sub-", path, number)
         key = participant, None if is_missing(session) else _label(session, "ses-", path, number)
-        found.append((key, cells[name]))
-    return found
+        yield key, cells[name]
 
 
 def _label(text: str, prefix: str, path: Path, number: int) -> str:

@@ -14,16 +14,22 @@ from neurostorm_app.bids_app.inputs.fieldmaps import (
     choose_fieldmap,
     find_fieldmaps,
 )
-from neurostorm_app.bids_app.inputs.sidecars import read_sidecar
 from neurostorm_app.errors import AppError, DataError, NoInputError
-from neurostorm_app.pipelines.header import check_present, check_tr, read_series_header
+from neurostorm_app.pipelines.header import (
+    check_present,
+    check_tr,
+    read_series_header,
+    tell_value,
+)
 from neurostorm_app.pipelines.stage import Fieldmap, Run, Scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from neurostorm_app.bids_app.inputs.sidecars import Sidecars
     from neurostorm_app.bids_app.settings import Science
+    from neurostorm_app.pipelines.header import SeriesHeader
 
 __all__ = ["Files", "build_run", "name_of", "sort_files"]
 
@@ -60,9 +66,9 @@ class Files:
     all_bold: list[Path] = field(default_factory=list)
     wrong: dict[str, AppError] = field(default_factory=dict)
 
-    def fieldmaps(self, root: Path) -> tuple[FieldmapGroup, ...]:
+    def fieldmaps(self, sidecars: Sidecars) -> tuple[FieldmapGroup, ...]:
         """Group what tells of the field."""
-        return find_fieldmaps(self.fmap, self.all_bold, root)
+        return find_fieldmaps(self.fmap, self.all_bold, sidecars)
 
 
 def name_of(path: Path) -> str:
@@ -116,7 +122,7 @@ def build_run(
     name: str,
     files: Files,
     *,
-    root: Path,
+    sidecars: Sidecars,
     science: Science,
     groups: Sequence[FieldmapGroup],
     has_t1w: bool,
@@ -129,8 +135,8 @@ def build_run(
         Of the run.
     files : Files
         Images of its participant.
-    root : Path
-        The dataset.
+    sidecars : Sidecars
+        Of the dataset.
     science : Science
         What is to be ignored, and where the run is to go.
     groups : sequence of FieldmapGroup
@@ -145,16 +151,17 @@ def build_run(
     DataError
         If sidecars and headers cannot be true together.
     """
-    echoes = _echoes(name, files.bold[name], root)
+    headers = {path: read_series_header(path) for path in files.bold[name]}
+    echoes = _echoes(name, headers, sidecars)
     first = echoes[0]
-    tr = _repetition_time(first)
+    tr = _repetition_time(first, headers[first.path])
     notes = [] if has_t1w else [_without_t1w(name, science)]
-    sbref, said = _reference(first, files, root, ignored="sbref" in science.ignore)
+    sbref, said = _reference(first, files, sidecars, ignored="sbref" in science.ignore)
     notes += said
     fieldmap: Fieldmap | None = None
     if "fieldmaps" not in science.ignore:
         paths = [scan.path for scan in echoes]
-        fieldmap, said_of_field = choose_fieldmap(paths, first.metadata, groups, root)
+        fieldmap, said_of_field = choose_fieldmap(paths, first.metadata, groups, sidecars.root)
         notes += said_of_field
     for scan in (*((sbref,) if sbref else ()), *(fieldmap.scans if fieldmap else ())):
         check_present(scan.path)
@@ -173,17 +180,20 @@ def build_run(
     )
 
 
-def _echoes(name: str, paths: Sequence[Path], root: Path) -> tuple[Scan, ...]:
+def _echoes(
+    name: str, headers: Mapping[Path, SeriesHeader], sidecars: Sidecars
+) -> tuple[Scan, ...]:
     """Read the sidecars of a run's series, and sort them by echo time."""
-    scans = [Scan(path=path, metadata=read_sidecar(path, root)) for path in sorted(paths)]
-    shapes = {scan.path: read_series_header(scan.path).shape for scan in scans}
+    scans = [Scan(path=path, metadata=sidecars.read(path)) for path in sorted(headers)]
+    shapes = {path: header.shape for path, header in headers.items()}
     if len(scans) == 1:
         return tuple(scans)
     for scan in scans:
         time = scan.metadata.get("EchoTime")
         if isinstance(time, bool) or not isinstance(time, int | float) or not 0 < time < 1:
             raise DataError(
-                f"{scan.path}: EchoTime is {time!r}; echoes are combined by it: expected seconds",
+                f"{scan.path}: EchoTime is {tell_value(time)}; echoes are combined by it: expected "
+                "seconds",
                 fix="write it into the sidecar of each echo, in seconds",
             )
     times = [scan.metadata["EchoTime"] for scan in scans]
@@ -198,8 +208,7 @@ def _echoes(name: str, paths: Sequence[Path], root: Path) -> tuple[Scan, ...]:
     return tuple(sorted(scans, key=lambda scan: float(scan.metadata["EchoTime"])))
 
 
-def _repetition_time(scan: Scan) -> float:
-    header = read_series_header(scan.path)
+def _repetition_time(scan: Scan, header: SeriesHeader) -> float:
     tr = check_tr(scan.metadata.get("RepetitionTime"), scan.path)
     if header.tr is not None and abs(header.tr - tr) > 0.01 * tr:
         raise DataError(
@@ -221,7 +230,7 @@ def _without_t1w(name: str, science: Science) -> str:
 
 
 def _reference(
-    first: Scan, files: Files, root: Path, *, ignored: bool
+    first: Scan, files: Files, sidecars: Sidecars, *, ignored: bool
 ) -> tuple[Scan | None, list[str]]:
     """Find the single-band reference of a run, that of its first echo if there are several."""
     name = name_of(first.path)
@@ -230,4 +239,4 @@ def _reference(
         return None, []
     if ignored:
         return None, ["its single-band reference is not used, as asked"]
-    return Scan(path=path, metadata=read_sidecar(path, root)), []
+    return Scan(path=path, metadata=sidecars.read(path)), []

@@ -1,4 +1,4 @@
-"""Find the runs of a BIDS dataset: the only import of PyBIDS.
+"""Find the runs of a BIDS dataset.
 
 Only the folders of the requested participants are opened, nothing is written into the
 dataset, and a run that cannot be used is kept with its error while the others go on.
@@ -7,23 +7,25 @@ dataset, and a run that cannot be used is kept with its error while the others g
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.inputs.acquisitions import build_run, sort_files
+from neurostorm_app.bids_app.inputs.database import read_database
 from neurostorm_app.bids_app.inputs.entities import read_filters
-from neurostorm_app.bids_app.inputs.fieldmaps import SUFFIXES
 from neurostorm_app.bids_app.inputs.given import find_anatomy, find_fit, find_root
+from neurostorm_app.bids_app.inputs.listing import list_images
 from neurostorm_app.bids_app.inputs.precomputed import find_precomputed
+from neurostorm_app.bids_app.inputs.sidecars import Sidecars
+from neurostorm_app.bids_app.words.suggestions import suggest_label
 from neurostorm_app.bids_app.words.values import LABEL, closest
 from neurostorm_app.errors import AppError, BidsError, NoInputError, NothingSelectedError
 from neurostorm_app.pipelines.header import check_present
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from neurostorm_app.bids_app.inputs.acquisitions import Files
     from neurostorm_app.bids_app.inputs.given import Given
@@ -32,10 +34,6 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.stage import Run
 
 __all__ = ["Found", "Participant", "find_runs", "list_participants"]
-
-ALWAYS_IGNORED: Final = ("code", "derivatives", "sourcedata", "stimuli", "models")
-WANTED: Final = ("T1w", "bold", "sbref", *SUFFIXES)
-"""Suffixes of the images that are looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,13 +112,20 @@ def find_runs(settings: Settings) -> Found:
         if label not in here:
             found.failed[f"sub-{label}"] = _unknown_participant(label, here, root)
     labels = [label for label in wanted if label in here]
-    files = _index(root, labels) if labels else {}
+    sidecars = Sidecars(root)
+    index = selection.bids_database_dir
+    listed = None if index is None else read_database(index, root)
     for label in labels:
-        _add_participant(found, label, files.get(label, ()), settings, trees, filters)
+        try:
+            folder = root / f"sub-{label}"
+            files = listed.get(label, ()) if listed is not None else _list(folder, found)
+            _add_participant(found, label, settings, (trees, filters, sidecars), files)
+        except (AppError, OSError) as error:
+            found.failed[f"sub-{label}"] = as_app_error(error)
     if not found.participants and all(
         isinstance(error, NothingSelectedError) for error in found.failed.values()
     ):
-        raise _nothing(found, root, selected=bool(selection.model_dump(exclude_defaults=True)))
+        raise _nothing(found, root, selection.model_dump(exclude_defaults=True))
     return found
 
 
@@ -138,34 +143,16 @@ def check_dataset(root: Path, *, skip: bool = False) -> None:
         )
 
 
-def _index(root: Path, labels: Sequence[str]) -> dict[str, list[Path]]:
-    """List the NIfTI files of some participants with PyBIDS, in memory."""
-    from bids.layout import BIDSLayout, BIDSLayoutIndexer
-
-    others = re.compile(rf"^/sub-(?!(?:{'|'.join(map(re.escape, labels))})(?:/|$))")
-    ignored = [re.compile(rf"^/{name}(?:/|$)") for name in ALWAYS_IGNORED]
-    hidden = re.compile(r"/\.")
-    indexer = BIDSLayoutIndexer(
-        validate=False, index_metadata=False, ignore=[others, hidden, *ignored]
-    )
-    layout = BIDSLayout(root, validate=False, indexer=indexer)
-    files: dict[str, list[Path]] = {label: [] for label in labels}
-    for label in labels:
-        query = {"subject": label, "suffix": list(WANTED), "extension": [".nii", ".nii.gz"]}
-        files[label] = sorted(Path(name) for name in layout.get(return_type="filename", **query))
-    return files
-
-
 def _add_participant(
     found: Found,
     label: str,
-    files: Iterable[Path],
     settings: Settings,
-    trees: Mapping[str, Path],
-    filters: Mapping[str, Mapping[str, Any]],
+    known: tuple[Mapping[str, Path], Mapping[str, Mapping[str, Any]], Sidecars],
+    files: Sequence[Path],
 ) -> None:
     """Add a participant with what is usable of it; what is not is kept with its error."""
-    root, science = settings.bids_dir, settings.science
+    science, folder = settings.science, settings.bids_dir / f"sub-{label}"
+    trees, filters, sidecars = known
     images = sort_files(files, filters)
     found.failed |= images.wrong
     if settings.selection.anat_only:
@@ -173,7 +160,7 @@ def _add_participant(
         return
     given = find_precomputed(trees, label, science.spaces, filters["bold"])
     anat, why = find_anatomy(trees, label, science.spaces)
-    groups = images.fieldmaps(root)
+    groups = images.fieldmaps(sidecars)
     raw: list[Run] = []
     fits: dict[str, Given] = {}
     for name in sorted(set(images.bold) - set(given)):
@@ -183,7 +170,7 @@ def _add_participant(
                     check_present(image)
             has_t1w = bool(images.t1w) or anat is not None
             run = build_run(
-                name, images, root=root, science=science, groups=groups, has_t1w=has_t1w
+                name, images, sidecars=sidecars, science=science, groups=groups, has_t1w=has_t1w
             )
             fit, notes = find_fit(trees, name, anat, why, science.spaces)
             raw.append(replace(run, notes=(*run.notes, *notes)))
@@ -191,9 +178,7 @@ def _add_participant(
                 fits[name] = fit
         except (AppError, OSError) as error:
             found.failed[name] = as_app_error(error)
-    for name, item in given.items():
-        if isinstance(item, AppError):
-            found.failed[name] = item
+    found.failed |= {name: item for name, item in given.items() if isinstance(item, AppError)}
     ready = tuple(item for item in given.values() if not isinstance(item, AppError))
     if raw or ready:
         participant = Participant(
@@ -205,6 +190,25 @@ def _add_participant(
             fits=fits,
         )
         found.participants.append(participant)
+    elif not (files or given or folder.name in found.failed):
+        _check_empty(folder, asked=label in settings.selection.participant_label)
+
+
+def _list(folder: Path, found: Found) -> list[Path]:
+    """List the images of a participant; a folder that is closed is kept as an error."""
+    files, closed = list_images(folder) if os.path.lexists(folder) else ([], [])
+    if closed:
+        found.failed[folder.name] = closed[0]
+    return files
+
+
+def _check_empty(folder: Path, *, asked: bool) -> None:
+    """Refuse the empty folder of a subdataset that is not here, and to do nothing if asked to."""
+    if asked or (folder.is_dir() and not any(folder.iterdir())):
+        raise NoInputError(
+            f"{folder} holds no image; expected some in [ses-*/]func, anat or fmap",
+            fix=f"of a DataLad dataset, run: datalad get {folder}; or leave the participant out",
+        )
 
 
 def _add_anatomy(found: Found, label: str, images: Files) -> None:
@@ -233,13 +237,14 @@ def _unknown_participant(label: str, here: set[str], root: Path) -> NothingSelec
     )
 
 
-def _nothing(found: Found, root: Path, *, selected: bool) -> AppError:
+def _nothing(found: Found, root: Path, selected: Mapping[str, Any]) -> AppError:
     if found.failed:
         return next(iter(found.failed.values()))
     if selected:
         return NothingSelectedError(
             f"the selection leaves no BOLD run of {root}",
-            fix="loosen --participant-label, --session-label, --task-label, --run-label or the "
+            fix=suggest_label(root, selected)
+            or "loosen --participant-label, --session-label, --task-label, --run-label or the "
             "filter file",
         )
     return NoInputError(

@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from neurostorm_app.bids_app.inputs.entities import parse_name
-from neurostorm_app.bids_app.inputs.sidecars import read_sidecar
 from neurostorm_app.errors import AppError
+from neurostorm_app.pipelines.header import tell_value
 from neurostorm_app.pipelines.stage import Fieldmap, Scan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from neurostorm_app.bids_app.inputs.sidecars import Sidecars
 
 __all__ = ["SUFFIXES", "FieldmapGroup", "choose_fieldmap", "find_fieldmaps"]
 
@@ -58,7 +60,7 @@ class FieldmapGroup:
 
 
 def find_fieldmaps(
-    fmap: Iterable[Path], others: Iterable[Path], root: Path
+    fmap: Iterable[Path], others: Iterable[Path], sidecars: Sidecars
 ) -> tuple[FieldmapGroup, ...]:
     """Group the images of a participant that tell of the field.
 
@@ -69,8 +71,8 @@ def find_fieldmaps(
     others : iterable of Path
         BOLD series and their single-band references, all of the participant: what a field map is
         made of does not depend on the selection of runs.
-    root : Path
-        The dataset.
+    sidecars : Sidecars
+        Of the dataset.
 
     Returns
     -------
@@ -78,8 +80,8 @@ def find_fieldmaps(
         Those with an identifier first, both in the order of their names.
     """
     broken: dict[Path, str] = {}
-    scans = {path: _read(path, root, broken) for path in sorted(fmap)}
-    epis = {path: _read(path, root, broken) for path in sorted(others)}
+    scans = {path: _read(path, sidecars, broken) for path in sorted(fmap)}
+    epis = {path: _read(path, sidecars, broken) for path in sorted(others)}
     labels: set[str] = set()
     named: dict[str, list[Scan]] = {}
     for scan in [*scans.values(), *epis.values()]:
@@ -94,14 +96,14 @@ def find_fieldmaps(
     rest = [scan for scan in scans.values() if scan.path not in taken]
     for number, members in enumerate(_by_name(rest)):
         label = _unique(f"auto{number:05d}", labels)
-        groups.append(_with_opposite(_group(label, members, broken), epis.values(), root))
+        groups.append(_with_opposite(_group(label, members, broken), epis.values(), sidecars.root))
     return tuple(groups)
 
 
-def _read(path: Path, root: Path, broken: dict[Path, str]) -> Scan:
+def _read(path: Path, sidecars: Sidecars, broken: dict[Path, str]) -> Scan:
     """Read the sidecar of an image; one that is broken is noted, and its own run fails by it."""
     try:
-        return Scan(path=path, metadata=read_sidecar(path, root))
+        return Scan(path=path, metadata=sidecars.read(path))
     except AppError as error:
         broken[path] = error.what
         return Scan(path=path)
@@ -218,8 +220,8 @@ def _with_opposite(group: FieldmapGroup, epis: Iterable[Scan], root: Path) -> Fi
         if scan.metadata.get("PhaseEncodingDirection") == wanted:
             scans = (*group.fieldmap.scans, scan)
             return replace(group, fieldmap=replace(group.fieldmap, scans=scans))
-    missing = f"all its images have the phase encoding {one} and no run has the opposite one"
-    return replace(group, missing=missing)
+    why = f"all its images have the phase encoding {tell_value(one)}, no run has the opposite one"
+    return replace(group, missing=why)
 
 
 def _belongs(reference: Scan, runs: Iterable[Scan]) -> bool:
@@ -254,7 +256,7 @@ def choose_fieldmap(
     sources = _words(metadata.get("B0FieldSource"))
     found = [group for group in groups if group.identifier in sources]
     if sources and not found:
-        notes.append(f"B0FieldSource is {', '.join(sources)}, and no image says it tells that")
+        notes.append("no image says that it tells the field that B0FieldSource names")
     if not found:
         own = {path.relative_to(root).as_posix() for path in paths}
         found = [group for group in groups if group.intended & own]
@@ -281,17 +283,16 @@ def _nearest(
     """Take the field map that was acquired nearest to a run; times are seconds of the day."""
     begin = _clock(metadata)
     times = {f.name: _clock(f.scans[0].metadata) for f in usable}
-    known = [f for f in usable if times[f.name] is not None]
-    if begin is not None and len(known) == len(usable):
-        return min(known, key=lambda f: abs((times[f.name] or 0.0) - begin)), "time"
-    run = _number(path)
-    return min(usable, key=lambda f: abs(_number(f.scans[0].path) - run)), "name"
+    if begin is not None and None not in times.values():
+        return min(usable, key=lambda f: abs((times[f.name] or 0.0) - begin)), "time"
+    return min(usable, key=lambda f: abs(_number(f.scans[0].path) - _number(path))), "name"
 
 
 def _clock(metadata: Mapping[str, Any]) -> float | None:
     word = metadata.get("AcquisitionTime") or metadata.get("AcquisitionDateTime")
-    match = CLOCK.match(word) if isinstance(word, str) else None
-    return None if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+    if not isinstance(word, str) or (match := CLOCK.match(word)) is None:
+        return None
+    return float(match[3]) + 60 * int(match[2]) + 3600 * int(match[1])
 
 
 def _number(path: Path) -> int:

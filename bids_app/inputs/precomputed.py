@@ -6,14 +6,15 @@ are often incomplete: a missing mask or table of confounds is noted, not invente
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.inputs.entities import matches, parse_name
 from neurostorm_app.bids_app.inputs.sidecars import read_object
-from neurostorm_app.errors import AppError
-from neurostorm_app.pipelines.header import check_tr, read_series_header
+from neurostorm_app.errors import AppError, DataError
+from neurostorm_app.pipelines.header import check_present, check_tr, read_series_header
 from neurostorm_app.pipelines.stage import StandardSeries
 
 if TYPE_CHECKING:
@@ -85,9 +86,7 @@ def find_precomputed(
     preferred = list(dict.fromkeys([*asked, *SPACES]))
     found: dict[str, Precomputed | AppError] = {}
     for tree, root in trees.items():
-        for name, paths in _series_by_run(root, participant, filters).items():
-            if name in found:
-                continue
+        for name, paths in _series_by_run(root, participant, filters, found).items():
             best = min(paths, key=lambda path: _rank(parse_name(path), preferred))
             try:
                 found[name] = _build(name, best, tree=tree, root=root)
@@ -97,14 +96,24 @@ def find_precomputed(
 
 
 def _series_by_run(
-    root: Path, participant: str, filters: Mapping[str, Any]
+    root: Path,
+    participant: str,
+    filters: Mapping[str, Any],
+    found: dict[str, Precomputed | AppError],
 ) -> dict[str, list[Path]]:
+    """Find the series of runs that no derivative before has; wrong names are noted in `found`."""
     pattern = f"sub-{participant}_*_desc-preproc_bold.nii*"
     folder = root / f"sub-{participant}"
     paths = [*folder.glob(f"func/{pattern}"), *folder.glob(f"ses-*/func/{pattern}")]
     runs: dict[str, list[Path]] = {}
     for path in sorted(paths):
-        entities = parse_name(path)
+        try:
+            entities = parse_name(path)
+        except AppError as error:
+            found[path.name.partition("_space-")[0]] = error
+            continue
+        if _run_name(entities) in found:
+            continue
         known = entities.get("space") in SPACES and entities.get("res") in RESOLUTIONS
         if known and matches(entities, filters):
             runs.setdefault(_run_name(entities), []).append(path)
@@ -155,11 +164,17 @@ def _build(name: str, bold: Path, *, tree: str, root: Path) -> Precomputed:
 
 
 def _first(folder: Path, *names: str) -> Path | None:
-    return next((folder / name for name in names if (folder / name).exists()), None)
+    """Find a file by its names; one whose content is elsewhere is not taken for none."""
+    path = next((folder / name for name in names if os.path.lexists(folder / name)), None)
+    if path is not None:
+        check_present(path)
+        if not path.is_file():
+            raise DataError(f"{path} is no ordinary file; expected one", fix="take it away")
+    return path
 
 
 def _sidecar_tr(bold: Path) -> object:
     sidecar = bold.with_name(bold.name.partition(".")[0] + ".json")
-    if not sidecar.exists():
+    if not os.path.lexists(sidecar):
         return None
     return read_object(sidecar).get("RepetitionTime")

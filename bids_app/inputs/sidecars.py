@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.inputs.entities import parse_name
@@ -13,28 +15,57 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["read_object", "read_sidecar"]
+__all__ = ["Sidecars", "read_object", "read_sidecar"]
 
 SIDECAR_MAX: Final = 2**24
 
 
-def read_sidecar(path: Path, root: Path) -> dict[str, Any]:
-    """Read the metadata of a file with BIDS inheritance: the nearer file wins.
+@dataclass(frozen=True)
+class Sidecars:
+    """The sidecars of a dataset; its top folder, which may be large, is listed once.
 
-    Raises
-    ------
-    DataError
-        If a sidecar is not a JSON object.
+    Parameters
+    ----------
+    root : Path
+        The dataset.
     """
-    entities = parse_name(path)
-    folders = [folder for folder in (path, *path.parents) if folder.is_relative_to(root)][1:]
-    metadata: dict[str, Any] = {}
-    for folder in reversed(folders):
-        candidates = sorted(folder.glob(f"*{entities['suffix']}.json"), key=lambda p: len(p.name))
-        for candidate in candidates:
-            if _applies(candidate, entities):
-                metadata |= read_object(candidate)
-    return metadata
+
+    root: Path
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """Read the metadata of a file with BIDS inheritance: the nearer file wins.
+
+        Raises
+        ------
+        NoInputError
+            If a folder on the way may not be listed, or a sidecar may not be read.
+        DataError
+            If a sidecar is not a JSON object.
+        """
+        entities = parse_name(path)
+        ending = f"{entities['suffix']}.json"
+        folders = [folder for folder in path.parents if folder.is_relative_to(self.root)]
+        metadata: dict[str, Any] = {}
+        for folder in reversed(folders):
+            listed = self._top if folder == self.root else _list_json(folder)
+            candidates = [name for name in listed if name.endswith(ending)]
+            for name in sorted(candidates, key=len):
+                if _applies(folder / name, entities):
+                    metadata |= read_object(folder / name)
+        return metadata
+
+    @cached_property
+    def _top(self) -> list[str]:
+        return _list_json(self.root)
+
+
+def _list_json(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.endswith(".json"))
+
+
+def read_sidecar(path: Path, root: Path) -> dict[str, Any]:
+    """Read the metadata of one file of a dataset, as `Sidecars.read` does."""
+    return Sidecars(root).read(path)
 
 
 def _applies(sidecar: Path, entities: Mapping[str, str]) -> bool:

@@ -72,7 +72,8 @@ def validate(root: Path, participants: Sequence[str], *, everyone: bool) -> None
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="neurostorm-validate-") as scratch:
         folder = root
-        if not everyone:
+        # The validator stops at a file that is annexed and not here, such as participants.tsv.
+        if not everyone or any(path.is_symlink() and not path.exists() for path in root.iterdir()):
             folder = Path(scratch) / "dataset"
             _build_skeleton(root, participants, folder)
         issues = _errors(folder, Path(scratch))
@@ -97,9 +98,9 @@ def _build_skeleton(root: Path, participants: Sequence[str], folder: Path) -> No
     folder.mkdir()
     with os.scandir(root) as entries:
         for entry in entries:
-            if entry.name == "participants.tsv":
+            if entry.name == "participants.tsv" and entry.is_file():
                 _filter_participants(Path(entry.path), participants, folder / entry.name)
-            elif entry.is_file():
+            elif not entry.name.startswith("sub-") and entry.is_file():
                 (folder / entry.name).symlink_to(entry.path)
     for label in participants:
         if (root / f"sub-{label}").is_dir():

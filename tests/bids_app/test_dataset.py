@@ -214,6 +214,38 @@ def test_t1w_space_without_t1w_is_refused(failure, dataset):
     assert others == 4
 
 
+def test_a_subdataset_that_is_not_here_is_named_with_its_cure(failure, names, dataset):
+    (dataset.root / "sub-03").mkdir()
+    error, others = failure("sub-03")
+    assert isinstance(error, NoInputError)
+    assert "holds no image; expected some in [ses-*/]func" in error.what
+    assert f"datalad get {dataset.root / 'sub-03'}" in error.fix
+    assert others == 4
+    (dataset.root / "sub-03" / "dwi").mkdir()
+    assert len(names()) == 4
+    error, others = failure("sub-03", participant_label=["01", "03"])
+    assert "holds no image" in error.what
+    assert others == 2
+
+
+def test_a_link_to_a_participant_that_is_not_here_is_named(failure, dataset):
+    (dataset.root / "sub-03").symlink_to("../.git/annex/sub-03")
+    (dataset.root / "sub-04").mkdir()
+    (dataset.root / "sub-04" / "func").symlink_to("nowhere")
+    for place in ("sub-03", "sub-04/func"):
+        error, others = failure(place.partition("/")[0])
+        assert f"{place} is a link to content that is not on this machine" in error.what
+        assert f"datalad get {dataset.root / place}" in error.fix
+        assert others == 4
+
+
+def test_links_that_lead_around_or_out_are_not_followed_as_folders_of_images(names, dataset):
+    (dataset.root / "sub-01" / "func" / "loop").symlink_to("..", target_is_directory=True)
+    (dataset.root / "sub-01" / "ses-out").symlink_to("/", target_is_directory=True)
+    (dataset.root / "sub-02" / "code").symlink_to("..", target_is_directory=True)
+    assert len(names()) == 4
+
+
 def test_several_t1w_images_are_taken(settings, dataset):
     write_image(dataset.root / "sub-01/anat/sub-01_run-2_T1w.nii.gz", (7, 8, 9))
     found = find_runs(settings(participant_label=["01"]))

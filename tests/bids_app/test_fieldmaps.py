@@ -87,7 +87,7 @@ def test_an_identifier_that_nothing_has_is_noted(fmap, run, dataset):
     dataset.json(f"sub-01/func/{RUN}_bold.json", {"B0FieldSource": "gone"})
     found = run()
     assert found.fieldmap is None
-    assert found.notes == ("B0FieldSource is gone, and no image says it tells that",)
+    assert found.notes == ("no image says that it tells the field that B0FieldSource names",)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_epis_of_one_encoding_are_not_used(fmap, run, dataset):
     fmap("sub-01_dir-PA_epi", PhaseEncodingDirection="j", IntendedFor=PATH)
     found = run()
     assert found.fieldmap is None
-    assert "all its images have the phase encoding j and no run" in found.notes[0]
+    assert "all its images have the phase encoding 'j', no run" in found.notes[0]
 
 
 def test_a_field_map_that_names_nobody_stands_for_its_session(fmap, run):

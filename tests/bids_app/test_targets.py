@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from neurostorm_app.bids_app.group import tables
 from neurostorm_app.bids_app.group.confounds import find_columns, group_rows, look_up
 from neurostorm_app.bids_app.group.motion import follow_uri, linked_datasets, read_motion
 from neurostorm_app.bids_app.group.tables import find_tables, read_column
@@ -343,3 +344,28 @@ def test_a_damaged_neighbour_does_not_matter(bids):
     (bids / "phenotype" / "empty.tsv").write_text("")
     (bids / "phenotype" / "torn.tsv").write_bytes(b"participant_id\ty\n\xff\xfe\x00\t\t\t\n")
     assert len(read_column(find_tables([bids], PEOPLE)[0], "x").cells) == 20
+
+
+def test_a_table_that_is_too_wide_is_refused_before_it_is_split(bids, monkeypatch):
+    names = [f"c{i:06d}" for i in range(10**6)]
+    (bids / "participants.tsv").write_text("participant_id\t" + "\t".join(names) + "\nsub-01\n")
+    with pytest.raises(DataError, match="has a line of more than 1048576 letters"):
+        find_tables([bids], PEOPLE)
+    (bids / "participants.tsv").write_text("participant_id\tx\nsub-01\t" + "\t" * 2**21)
+    (table,) = find_tables([bids], PEOPLE)
+    with pytest.raises(DataError, match="has a line of more than 1048576 letters"):
+        read_column(table, "x")
+    write(bids / "participants.tsv", {"x": range(20)})
+    monkeypatch.setattr(tables, "ROWS_MAX", 19)
+    with pytest.raises(DataError, match="has more than 19 rows of people"):
+        read_column(table, "x")
+    monkeypatch.setattr(tables, "BYTES_MAX", 100)
+    with pytest.raises(DataError, match="bytes; a table of people has 100 at most"):
+        read_column(table, "x")
+
+
+def test_a_table_is_decoded_by_all_of_its_bytes(bids):
+    content = b"participant_id\tx\n" + "sub-01\tK\u00f6ln\n".encode("latin-1")
+    (bids / "participants.tsv").write_bytes(content)
+    (table,) = find_tables([bids], PEOPLE)
+    assert read_column(table, "x").cells == {("01", None): "K\u00f6ln"}

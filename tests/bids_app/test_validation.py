@@ -43,6 +43,13 @@ def test_only_the_participants_that_are_used_are_validated(dataset):
     validate(dataset.root, ["01"], everyone=False)
 
 
+@pytest.mark.parametrize("everyone", [True, False])
+def test_an_annexed_table_that_is_not_here_does_not_stop_the_validator(dataset, everyone):
+    (dataset.root / "participants.tsv").symlink_to(".git/annex/objects/x")
+    (dataset.root / "task-nback_bold.json").symlink_to(".git/annex/objects/y")
+    validate(dataset.root, ["01", "02"], everyone=everyone)
+
+
 def test_damage_of_one_image_is_left_to_its_run(dataset):
     dataset.bold("01").unlink()
     dataset.bold("01").symlink_to("../../.git/annex/objects/x")

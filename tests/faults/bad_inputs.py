@@ -12,6 +12,7 @@ import gzip
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
@@ -19,7 +20,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 __all__ = ["CALLS", "PREPROCESSED", "RAW", "Case", "edit"]
 
@@ -236,12 +236,15 @@ VOXELS: list[tuple[str, Callable[[Any], Any], str]] = [
     ("5D", lambda d: d[..., None, :5], "three or four axes"),
     ("2 volumes", lambda d: d[..., :2], "2 volumes"),
     ("5 volumes", lambda d: d[..., :5], "5 volumes"),
+    ("one value", lambda d: np.full_like(d, 500), "no parcel varies"),
+    ("beyond any brain", lambda d: d * np.float32(1e37), "not finite"),
 ]
 MASKS: list[tuple[str, Callable[[Any], Any], str]] = [
     ("empty", np.zeros_like, "brain mask is empty"),
     ("4D", lambda d: np.stack([d, d], axis=-1), "one volume was expected"),
     ("all NaN", lambda d: np.full(d.shape, NAN, np.float32), "not finite"),
     ("flat", lambda d: d[..., 0], "three or four axes"),
+    ("one voxel", lambda d: d * (np.arange(d.size).reshape(d.shape) == d.size // 2), ""),
 ]
 TABLES: list[tuple[str, bytes]] = [
     ("rows of another run", b"csf\twhite_matter\n" + b"0.1\t0.2\n" * 7),
@@ -252,6 +255,29 @@ TABLES: list[tuple[str, bytes]] = [
     ("too many cells", b"csf\n" + b"0\t1\n" * 2 + b"0\t1\t2\t3\n" * 40),
 ]
 
+
+def _as_int16(study: Any, slope: float) -> None:
+    """Store the series as whole numbers with a slope."""
+    image = nib.load(study.bad)
+    data = np.asarray(image.dataobj).astype(np.int16)
+    write_image(study.bad, data, image.affine)
+    edit(study.bad, scl_slope=slope, scl_inter=-7)
+
+
+def _overflow(study: Any) -> None:
+    _as_int16(study, 3e38)
+
+
+def _turn(path: Path) -> None:
+    """Turn the grid by a sixth of a right angle around the third axis."""
+    cos, sin = 8 * np.cos(np.pi / 12), 8 * np.sin(np.pi / 12)
+    edit(path, srow_x=[cos, -sin, 0, -60], srow_y=[sin, cos, 0, -140])
+
+
+def _misname(study: Any) -> None:
+    study.bad.rename(study.bad.with_name(study.bad.name.replace("task-rest_run-2", "task-re st")))
+
+
 PREPROCESSED: list[Case] = [
     *_headers("series", _series),
     *_bytes("series", _series),
@@ -259,9 +285,19 @@ PREPROCESSED: list[Case] = [
     # Where the sidecar says nothing, the header is asked.
     *[case for case in _sidecars("series JSON", _json) if "TR null" not in case.name],
     *[Case(f"series: {n}", lambda s, h=h: change(s.bad, h), says=w) for n, h, w in VOXELS],
+    Case("series: int16 beyond any float", _overflow, says="not finite"),
+    Case("series: int16 with slopes", lambda s: _as_int16(s, 0.5), 0),
+    Case("series: oblique", lambda s: _turn(s.bad), 0),
+    Case("series: sheared", lambda s: edit(s.bad, srow_x=[8, 4, 0, -90]), 0),
+    *[Case(f"confounds: {n}", lambda s, t=t: _write(_table(s), t)) for n, t in TABLES],
+    Case("confounds: a folder", lambda s: _table(s).mkdir(), says="is no ordinary file"),
+    Case("name of a derivative", _misname, says="is not a BIDS name"),
     *_headers("mask", _mask)[::3],
     *_bytes("mask", _mask)[::3],
     *[Case(f"mask: {n}", lambda s, h=h: change(_mask(s), h), says=w) for n, h, w in MASKS],
+    # Masks are brought to the grid of the series by where their voxels are.
+    Case("mask: another shape", lambda s: change(_mask(s), lambda d: d[:-3, :, 2:]), 0),
+    *_nothing_there("mask", _mask, {"dangling link": 66, "link to itself": 66, "pipe": 65}),
     Case(
         "mask: another place",
         lambda s: edit(_mask(s), srow_x=[8, 0, 0, 5000]),
@@ -333,6 +369,24 @@ def field(**metadata: Any) -> Callable[[Any], None]:
     return spoil
 
 
+def of_run(**metadata: Any) -> Callable[[Any], None]:
+    """Add a good pair of EPIs for the bad run, and change what is said of the run."""
+
+    def spoil(study: Any) -> None:
+        field()(study)
+        about(**{"PhaseEncodingDirection": "j", "TotalReadoutTime": 0.03, **metadata})(study)
+
+    return spoil
+
+
+def _short(value: object) -> str:
+    return f"{value!r:.20}"
+
+
+def _marked(study: Any) -> None:
+    _write(_raw_json(study), b'\xef\xbb\xbf{"RepetitionTime": 2.0}')
+
+
 def loop(study: Any) -> None:
     (study.root / "sub-01/func/loop").symlink_to("..", target_is_directory=True)
 
@@ -354,26 +408,37 @@ NAMES: list[tuple[str, str]] = [
         "sub-01_task-'x'_bold.nii.gz",
     )
 ]
-TIMINGS: list[tuple[str, Any]] = [
-    ("too long", [0.1 * i for i in range(20)]),
-    ("too short", [0.0, 1.0]),
-    ("beyond TR", [0.0, 0.5, 1.0, 1.5, 2.5, 3.0, 3.5, 3.6, 3.7]),
-    ("in ms", [200.0 * i for i in range(9)]),
-    ("negative", [-0.2 * i for i in range(9)]),
-    ("words", ["first"] * 9),
-    ("text", "ascending"),
-    ("NaN", [NAN] * 9),
-    ("nested", [[0.1 * i] for i in range(9)]),
+TIMINGS: list[tuple[str, Any, str]] = [
+    ("too long", [0.1 * i for i in range(20)], "has 20 times for 9 slices"),
+    ("too short", [0.0, 1.0], "has 2 times for 9 slices"),
+    ("beyond TR", [0.0, 0.5, 1.0, 1.5, 2.5, 3.0, 3.5, 3.6, 3.7], "goes to 3.7 s"),
+    ("in ms", [200.0 * i for i in range(9)], "it seems to be in ms"),
+    ("negative", [-0.2 * i for i in range(9)], "a time of -1.6 s"),
+    ("words", ["first"] * 9, "a list of 9, not a number for each"),
+    ("text", "ascending", "a text of 9 letters"),
+    ("NaN", [NAN] * 9, "a time of nan s"),
+    ("nested", [[0.1 * i] for i in range(9)], "a list of 9, not a number for each"),
+    ("beyond any float", [10**400] * 9, "a list of 9, not a number for each"),
 ]
-INTENDED: list[Any] = [
-    "../../../etc/passwd",
-    "/etc/passwd",
-    "bids::../../etc/passwd",
-    "func/nothing.nii.gz",
-    ["bids:other:sub-02/func/x.nii.gz", "~/x"],
-    7,
-    {"a": 1},
-    "",
+INTENDED: list[tuple[Any, str]] = [
+    *[
+        (value, "of its session are for other runs")
+        for value in (
+            "../../../etc/passwd",
+            "/etc/passwd",
+            "bids::../../etc/passwd",
+            "func/nothing.nii.gz",
+            ["bids:other:sub-02/func/x.nii.gz", "~/x"],
+        )
+    ],
+    # The other image of the pair names the run.
+    *[(value, "") for value in (7, {"a": 1}, "")],
+]
+PHASES: list[Any] = ["x", "AP", "", 2, None, ["j"], "j--"]
+READOUTS: list[tuple[Any, str]] = [
+    *[(value, "a total readout time of") for value in (0, -1, 30, NAN)],
+    *[(value, "a number was expected") for value in ("0.03", True, 10**400)],
+    (None, "neither TotalReadoutTime"),
 ]
 
 RAW: list[Case] = [
@@ -401,16 +466,28 @@ RAW: list[Case] = [
     Case("TR contradicts the header", about(RepetitionTime=0.8), says="in the header"),
     Case("TR of the header in ms", lambda s: edit(_raw(s), pixdim__4=2000), says="in the header"),
     Case("TR of the header infinite", lambda s: edit(_raw(s), pixdim__4=INF), says="in the header"),
-    *[Case(f"SliceTiming {n}", about(SliceTiming=v), 0, "") for n, v in TIMINGS],
-    *[Case(f"IntendedFor {v!r}", field(IntendedFor=v), 0) for v in INTENDED],
+    *[Case(f"SliceTiming {n}", about(SliceTiming=v), 0, says) for n, v, says in TIMINGS],
+    *[Case(f"IntendedFor {v!r}", field(IntendedFor=v), 0, says) for v, says in INTENDED],
     *[
-        Case(f"phase direction {v!r}", field(PhaseEncodingDirection=v), 0)
-        for v in ("x", "AP", "", 2, None, ["j"], "j--")
+        Case(
+            f"phase direction {v!r}",
+            field(PhaseEncodingDirection=v),
+            0,
+            "PhaseEncodingDirection is" if v else "no run has the opposite one",
+        )
+        for v in PHASES
     ],
     *[
-        Case(f"readout {v!r}", field(TotalReadoutTime=v), 0)
-        for v in (0, -1, 30, "0.03", NAN, None, True)
+        Case(f"phase direction of the run {v!r}", of_run(PhaseEncodingDirection=v), 0, "is skipped")
+        for v in PHASES
     ],
+    *[Case(f"readout {_short(v)}", field(TotalReadoutTime=v), 0, says) for v, says in READOUTS],
+    *[
+        Case(f"readout of the run {_short(v)}", of_run(TotalReadoutTime=v), 0, says)
+        for v, says in READOUTS
+    ],
+    Case("no sidecar at all", rename("sub-01_task-none_bold.nii.gz"), says="Time is None"),
+    Case("sidecar with a mark", _marked, 0),
     Case("field map: one phase", lambda s: _without(s, "PA"), 0),
     Case("symlink loop of folders", loop, 0),
     Case("raw series: NaN", lambda s: change(_raw(s), _with_raw(NAN)), says="not finite"),
@@ -484,6 +561,31 @@ def _filter(study: Any, text: str) -> list[str]:
 
 
 OPTIONS = ("--participant-label", "--session-label", "--task-label", "--run-label")
+
+
+def _put_out(study: Any, place: Path) -> None:
+    study.out = place
+
+
+def _under_a_file(study: Any) -> Path:
+    (study.home / "file").touch()
+    return study.home / "file" / "out"
+
+
+OUTPUTS: list[tuple[str, Callable[[Any], Path], str]] = [
+    ("the input itself", lambda s: s.root, "is inside the input"),
+    ("inside the input", lambda s: s.root / "sub-01" / "out", "is inside the input"),
+    ("inside by a link", lambda s: _link(s) / "out", "is inside the input"),
+    ("below a file", _under_a_file, "cannot be written"),
+    ("where nothing can be made", lambda _: Path("/proc/out"), "cannot be written"),
+]
+
+
+def _link(study: Any) -> Path:
+    (study.home / "link").symlink_to(study.root)
+    return study.home / "link"
+
+
 CALLS: list[Case] = [
     *[
         Case(f"{option} {label!r}", lambda s, o=option, w=label: [f"{o}={w}"], 64, goes_on=False)
@@ -499,4 +601,8 @@ CALLS: list[Case] = [
         for n, t, says in FILTERS
     ],
     *[Case(" ".join(w), lambda s, w=w: w, code, says, goes_on=False) for w, code, says in WORDS],
+    *[
+        Case(f"output: {n}", lambda s, p=place: _put_out(s, p(s)), 73, says, goes_on=False)
+        for n, place, says in OUTPUTS
+    ],
 ]

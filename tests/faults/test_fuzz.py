@@ -24,8 +24,15 @@ from neurostorm_app.bids_app.privacy import Rules
 from neurostorm_app.bids_app.words.options import Selection
 from neurostorm_app.bids_app.words.values import LABEL, expand_labels
 from neurostorm_app.errors import AppError
+from neurostorm_app.pipelines.clean import read_confounds
 from neurostorm_app.pipelines.header import check_tr, read_series_header
 from neurostorm_app.pipelines.image import iter_volumes
+from neurostorm_app.pipelines.preprocess.acquired.slicetiming import read_slice_times
+from neurostorm_app.pipelines.preprocess.field.encoding import (
+    find_phase_axis,
+    read_phase,
+    read_readout,
+)
 
 fuzzed = settings(
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -37,6 +44,25 @@ JSON = st.recursive(
     max_leaves=9,
 )
 KEYS = st.sampled_from(["RepetitionTime", "SliceTiming", "TaskName", "EchoTime", "FlipAngle"])
+TIMING = st.sampled_from(
+    [
+        *("SliceTiming", "SliceEncodingDirection", "PhaseEncodingDirection", "PhaseEncodingAxis"),
+        *(
+            "TotalReadoutTime",
+            "EffectiveEchoSpacing",
+            "ReconMatrixPE",
+            "WaterFatShift",
+            "EPIFactor",
+        ),
+        *(
+            "MagneticFieldStrength",
+            "BandwidthPerPixelPhaseEncode",
+            "ParallelReductionFactorInPlane",
+        ),
+        *("EstimatedTotalReadoutTime", "EstimatedEffectiveEchoSpacing", "VolumeTiming"),
+    ]
+)
+HUGE = st.sampled_from([10**400, -(10**400), 1e308, 5e-324, 0, -0.0, float("nan"), float("inf")])
 OPTIONS = st.sampled_from(
     [
         *("--participant-label", "--output-spaces", "--mem", "--nprocs", "-d", "--models", "-t"),
@@ -105,6 +131,61 @@ def test_of_any_sidecar_only_plain_values_are_carried_over(metadata):
     assert all(isinstance(value, str | int | float) for value in carried(metadata).values())
     with contextlib.suppress(AppError):
         assert 0 < check_tr(metadata.get("RepetitionTime"), Path("x")) <= 60
+
+
+@fuzzed
+@given(
+    metadata=st.dictionaries(
+        TIMING, JSON | HUGE | st.lists(HUGE | st.floats(0, 2), min_size=9, max_size=9)
+    )
+)
+def test_the_timing_of_any_sidecar_is_read_or_refused(metadata):
+    path = Path("x.nii")
+    timing, reason = read_slice_times(metadata, shape=(7, 8, 9, 5), tr=2.0, path=path)
+    assert (timing is None) == (reason is not None)
+    assert timing is None or np.isfinite(timing.delays).all()
+    assert find_phase_axis(metadata) in {None, 0, 1, 2}
+    with contextlib.suppress(AppError):
+        assert read_phase(metadata, path)[1] in {-1, 1}
+    with contextlib.suppress(AppError):
+        assert 0 < read_readout(metadata, n_phase=8, path=path) < 1
+
+
+@fuzzed
+@given(name=st.just("Jane^Doe") | st.lists(st.just("Jane^Doe")), inside=st.booleans())
+def test_no_text_of_a_sidecar_stands_in_a_message(name, inside):
+    value = {"Jane^Doe": name} if inside else name
+    said = [
+        read_slice_times({key: value}, shape=(7, 8, 9), tr=2.0, path=Path("x"))[1]
+        for key in ("SliceTiming", "SliceEncodingDirection")
+    ]
+    for check in (
+        lambda: check_tr(value, Path("x")),
+        lambda: read_phase({"PhaseEncodingDirection": value}, Path("x")),
+        lambda: read_phase({"PhaseEncodingAxis": value}, Path("x")),
+        lambda: read_readout({"TotalReadoutTime": value}, n_phase=8, path=Path("x")),
+    ):
+        with pytest.raises(AppError) as caught:
+            check()
+        said.append(caught.value.what)
+    assert not [words for words in said if "Jane" in words]
+
+
+@fuzzed
+@given(
+    content=st.binary(max_size=60)
+    | st.lists(st.text("0.5-enax\t ", max_size=9), min_size=4, max_size=4).map(
+        lambda rows: "\n".join(["csf\twhite_matter", *rows]).encode()
+    )
+)
+def test_confounds_of_any_bytes_are_read_or_refused(tmp_path, content):
+    path = tmp_path / "confounds.tsv"
+    path.write_bytes(content)
+    with contextlib.suppress(AppError):
+        table, missing, first = read_confounds(path, ("csf", "dvars"), signal=np.arange(4.0))
+        assert first == 0
+        assert "dvars" in missing
+        assert table is None or table.to_numpy(float).shape == (4, 1)
 
 
 @fuzzed

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurostorm_app.errors import UsageError
+from neurostorm_app.pipelines.header import tell_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +37,7 @@ __all__ = ["SliceTimes", "align_slices", "delay_weights", "read_slice_times"]
 _HALF = 8  # volumes before and after
 _BANDS = ((0.8, 1.0), (0.3, 10.0))  # up to this share of Nyquist, weight of the error
 _FLOOR = 1e-4  # of the squared weights, so that noise is not raised
+_LATEST = 1e9  # s; JSON takes whole numbers that no float can hold
 _SAME = 1e-6  # of a repetition time: no time apart
 _AXES = {"i": 0, "j": 1, "k": 2}
 
@@ -112,7 +114,8 @@ def read_slice_times(
     direction = metadata.get("SliceEncodingDirection", "k")
     axis = _AXES.get(direction.removesuffix("-")) if isinstance(direction, str) else None
     if axis is None:
-        return None, f"{path.name}: SliceEncodingDirection is {direction!r}, not one of i, j, k"
+        said = tell_value(direction)
+        return None, f"{path.name}: SliceEncodingDirection is {said}, not one of i, j, k"
     times = _as_times(metadata.get("SliceTiming"))
     reason = _reason_against(times, metadata, n_slices=shape[axis], tr=tr)
     if reason is not None or times is None:
@@ -236,6 +239,8 @@ def _as_times(given: object) -> NDArray[np.float64] | None:
         return None
     if not all(isinstance(t, int | float) and not isinstance(t, bool) for t in given):
         return None
+    if any(abs(t) > _LATEST for t in given):
+        return None
     return np.asarray(given, dtype=np.float64)
 
 
@@ -247,7 +252,8 @@ def _reason_against(
         return "VolumeTiming in place of RepetitionTime: volumes do not follow evenly"
     if times is None:
         found = metadata.get("SliceTiming")
-        return "no SliceTiming" if found is None else f"SliceTiming is {found!r}, not numbers"
+        said = f"SliceTiming is {tell_value(found)}, not a number for each slice"
+        return "no SliceTiming" if found is None else said
     reason = None
     if len(times) != n_slices:
         reason = f"SliceTiming has {len(times)} times for {n_slices} slices"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.errors import DataError
+from neurostorm_app.pipelines.header import tell_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,6 +30,8 @@ WATER_FAT = 3.4e-6
 """How far water and fat are apart, relative to the field."""
 SHORTEST, LONGEST = 1e-3, 0.3
 """Seconds: no EPI is read faster or slower."""
+LARGEST = 1e9
+"""Of any number of a sidecar; JSON takes whole numbers that no float can hold."""
 SKIPPED = "; the distortion of this scan cannot be corrected and is skipped"
 
 
@@ -58,15 +61,17 @@ def read_phase(metadata: Mapping[str, Any], path: Path) -> tuple[int, int]:
     found = metadata.get("PhaseEncodingDirection")
     if found is None:
         known = metadata.get("PhaseEncodingAxis")
-        also = f" (PhaseEncodingAxis {known!r} does not tell the direction)" if known else ""
+        also = (
+            f" (PhaseEncodingAxis {tell_value(known)} does not tell the direction)" if known else ""
+        )
         raise DataError(
             f"{path}: its sidecar has no PhaseEncodingDirection{also}{SKIPPED}",
             fix="write i, i-, j, j-, k or k- into the sidecar, as the scanner's protocol says",
         )
-    if found not in {"i", "i-", "j", "j-", "k", "k-"}:
+    if not isinstance(found, str) or found not in {"i", "i-", "j", "j-", "k", "k-"}:
         raise DataError(
-            f"{path}: PhaseEncodingDirection is {found!r}; i, i-, j, j-, k or k- were"
-            f" expected{SKIPPED}",
+            f"{path}: PhaseEncodingDirection is {tell_value(found)}; i, i-, j, j-, k or"
+            f" k- were expected{SKIPPED}",
             fix="name the voxel axis of the file, not that of the body",
         )
     return "ijk".index(found[0]), -1 if found.endswith("-") else 1
@@ -240,9 +245,10 @@ def _number(metadata: Mapping[str, Any], name: str, path: Path) -> float | None:
     value = metadata.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or abs(value) > LARGEST:
         raise DataError(
-            f"{path}: {name} is {value!r}; a number was expected{SKIPPED}",
+            f"{path}: {name} is {tell_value(value)}; a number was expected{SKIPPED}",
             fix="repair the sidecar: BIDS writes numbers without quotes or units",
         )
     return float(value)

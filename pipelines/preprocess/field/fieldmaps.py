@@ -18,6 +18,7 @@ import numpy as np
 from scipy import ndimage
 
 from neurostorm_app.errors import DataError
+from neurostorm_app.pipelines.header import tell_value
 from neurostorm_app.pipelines.preprocess.field.encoding import GYROMAGNETIC
 from neurostorm_app.pipelines.preprocess.field.splinefield import fit_field, knots_of
 
@@ -184,7 +185,7 @@ def to_hz(values: NDArray[np.floating], units: str | None, *, path: Path) -> NDA
     factor = UNITS.get(str(units).lower())
     if factor is None:
         raise DataError(
-            f"{path}: Units of the field map are {units!r}; Hz, rad/s or T were expected",
+            f"{path}: Units of the field map are {tell_value(units)}; Hz, rad/s or T were expected",
             fix="write Units into the sidecar of the field map",
         )
     hertz = np.asarray(values, dtype=np.float64) * factor

@@ -84,6 +84,8 @@ def survey_series(bold: Path) -> Survey:
         if "not finite" not in error.what:
             raise
         counts, bad, mean = _count(bold)
+        if bad.all():
+            raise
         head = np.asarray(ndimage.binary_fill_holes(rough_head(mean)))
         n_inside = int((bad & head).sum())
         if n_inside:
@@ -117,14 +119,17 @@ def _count(bold: Path) -> tuple[dict[int, int], NDArray[np.bool_], Volume]:
     image: Any = open_image(bold, keep_open=True)
     counts: dict[int, int] = {}
     bad, total = np.zeros(shape[:3], dtype=np.bool_), np.zeros(shape[:3])
-    for number in range(shape[3] if len(shape) == 4 else 1):
-        volume = np.asarray(image.dataobj[..., number] if len(shape) == 4 else image.dataobj)
+    n_volumes = shape[3] if len(shape) == 4 else 1
+    for number in range(n_volumes):
+        scaled = image.dataobj[..., number] if len(shape) == 4 else image.dataobj
+        with np.errstate(over="ignore"):  # what no float32 holds is not finite to those who read
+            volume = np.asarray(scaled, dtype=np.float32)
         finite = np.isfinite(volume)
         if not finite.all():
             counts[number] = int(np.count_nonzero(~finite))
         bad |= ~finite
         total += np.where(finite, volume, 0.0)
-    return counts, bad, np.asarray(total, dtype=np.float32)
+    return counts, bad, np.asarray(total / n_volumes, dtype=np.float32)
 
 
 def _list(counts: dict[int, int]) -> str:
