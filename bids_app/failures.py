@@ -24,6 +24,7 @@ from neurostorm_app.errors import (
     NoInputError,
     TemporaryError,
 )
+from neurostorm_app.pipelines.shortage import FULL, as_shortage, disk_full, error_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +34,6 @@ __all__ = ["as_app_error", "worst"]
 log = logging.getLogger(__name__)
 
 NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 DISK: Final = "check the disk or the network share, then call again"
 LINKS: Final = "check links and mounts; of a DataLad dataset, run: datalad get on this file"
 FILES: Final = "raise the limit of open files (ulimit -n), or use a smaller --nprocs"
@@ -46,14 +46,6 @@ OTHERS: Final[dict[int, tuple[type[AppError], str]]] = {
     errno.ENFILE: (TemporaryError, FILES),
 }
 """What other numbers mean, and what to do; the rest is a disk that fails."""
-MIB: Final = 2**20
-ALLOCATION: Final = (
-    "bad_alloc",
-    "can't allocate memory",
-    "Failed to allocate memory",
-    "CUDA out of memory",
-)
-"""What torch, ITK and C++ say in a RuntimeError when there is no memory."""
 KILLED: Final = frozenset({-9, 128 + 9})
 """Exit status of a program that the kernel killed, and what a shell makes of it."""
 SEVERITY: Final = (
@@ -90,11 +82,9 @@ def as_app_error(error: BaseException) -> AppError:
         return error.told()
     if isinstance(error, KeyboardInterrupt):
         return TemporaryError("interrupted", fix="call again; what is finished is reused")
-    known = _of_memory(error) or _of_data(error)
+    known = _of_memory(error) or _of_data(error) or _of_machine(error)
     if known is not None:
         return known
-    if isinstance(error, OSError) and error.errno is not None:
-        return _of_system(error)
     log.error("unexpected", exc_info=error)
     return AppError(
         f"unexpected {type(error).__name__}: {error}",
@@ -117,15 +107,7 @@ def _of_memory(error: BaseException) -> AppError | None:
             f"there was not enough memory on the device: {_first_line(error)}",
             fix="call again with --batch-size 1, or --device cpu, or when the device is free",
         )
-    refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    said = isinstance(error, RuntimeError) and any(word in str(error) for word in ALLOCATION)
-    if isinstance(error, MemoryError) or refused or said:
-        return TemporaryError(
-            "there was not enough memory",
-            fix="call again with a smaller --nprocs and --batch-size 1, or give the job more"
-            " memory and --mem",
-        )
-    return None
+    return as_shortage(error) if isinstance(error, MemoryError) else None
 
 
 def _of_data(error: BaseException) -> AppError | None:
@@ -155,21 +137,30 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
 
 
-def _of_system(error: OSError) -> AppError:
+def _of_machine(error: BaseException) -> AppError | None:
+    """Tell what the operating system said, or what it must have said to a library."""
+    number = error_number(error)
+    if isinstance(error, OSError) and number is not None:
+        return _of_system(error, number)
+    shortage = as_shortage(error)
+    if shortage is not None:
+        log.info("where something was lacking", exc_info=error)
+    return shortage
+
+
+def _of_system(error: OSError, number: int) -> AppError:
     """Tell an error of the operating system by its number, and by what was being done."""
-    where = error.filename or "a file"
-    said = f"{where}: {error.strerror}"
-    if error.errno in FULL:
-        return CannotCreateError(
-            f"{said}{_free(error.filename)}",
-            fix="free space or raise the quota there, or choose another OUTPUT_DIR or --work-dir;"
-            " then call again: what is finished is reused",
-        )
-    if error.errno in NOT_OURS:
+    words = error.strerror or os.strerror(number)
+    said = f"{error.filename or 'a file'}: {words}"
+    if number in FULL:
+        return disk_full(error.filename, words)
+    if number in NOT_OURS:
         if _was_read(error):
             return NoInputError(said, fix="let this user read it, or leave it out of the call")
         return CannotCreateError(said, fix="check permissions and mounts of this place")
-    kind, fix = OTHERS.get(error.errno or 0, (InputOutputError, DISK))
+    if number == errno.ENOMEM and (shortage := as_shortage(error)) is not None:
+        return shortage
+    kind, fix = OTHERS.get(number, (InputOutputError, DISK))
     return kind(said, fix=fix)
 
 
@@ -181,15 +172,3 @@ def _was_read(error: OSError) -> bool:
     if not os.access(path.parent, os.X_OK):
         return True
     return os.path.lexists(path) and not os.access(path, os.R_OK)
-
-
-def _free(name: str | bytes | int | None) -> str:
-    """Say which disk is full, and what is left of it."""
-    if not isinstance(name, str | bytes):
-        return ""
-    path = Path(os.fsdecode(name)).absolute()
-    folder = next((parent for parent in path.parents if parent.is_dir()), Path("/"))
-    mount = next((p for p in (folder, *folder.parents) if os.path.ismount(p)), folder)
-    disk = os.statvfs(folder)
-    free, files = disk.f_bavail * disk.f_frsize, disk.f_favail
-    return f" (the disk at {mount} has {free / MIB:.1f} MiB and {files} files left)"

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from neurostorm_app.bids_app.participant.admission import Disks, check_memory
+from neurostorm_app.bids_app.participant.needs import (
+    need_of_anatomy,
+    need_of_embedding,
+    need_of_run,
+)
 from neurostorm_app.bids_app.participant.pieces_anat import anat_pieces
 from neurostorm_app.bids_app.participant.pieces_run import run_pieces
 from neurostorm_app.bids_app.participant.units import (
@@ -12,18 +19,76 @@ from neurostorm_app.bids_app.participant.units import (
     ready_from_precomputed,
     ready_from_raw,
 )
+from neurostorm_app.errors import AppError
+from neurostorm_app.pipelines.need import Need
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from neurostorm_app.bids_app.engines import ModelFiles
     from neurostorm_app.bids_app.inputs.dataset import Found, Participant
-    from neurostorm_app.bids_app.participant.pieces import RunPieces
+    from neurostorm_app.bids_app.inputs.precomputed import Precomputed
+    from neurostorm_app.bids_app.participant.pieces import Anatomy, RunPieces
     from neurostorm_app.bids_app.participant.units import Call, Ready
     from neurostorm_app.pipelines.resources import Resources
+    from neurostorm_app.pipelines.stage import Run
 
-__all__ = ["describe_plan"]
+__all__ = ["PlannedRun", "describe_plan", "plan_runs", "table_of"]
 
 GIB: Final = 2**30
+MIB: Final = 2**20
+HEAD: Final = ("run", "memory", "time", "scratch", "output")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """What a call would do for a run, or for the anatomy of a participant, and what that takes.
+
+    Parameters
+    ----------
+    name : str
+        Label of the run, or ``sub-`` and that of the participant.
+    todo : str
+        What is to be done, in words.
+    memory : int
+        Peak bytes in as many processes as memory allows; 0 where nothing is to be done.
+    seconds : float
+        Of one core like those on which the coefficients were measured.
+    scratch, output : int
+        Bytes in the scratch folder and among the results.
+    notes : tuple of str
+        What is to be known of the run.
+    problem : str
+        Why it would be refused; empty if it would not.
+    """
+
+    name: str
+    todo: str
+    memory: int = 0
+    seconds: float = 0.0
+    scratch: int = 0
+    output: int = 0
+    notes: tuple[str, ...] = ()
+    problem: str = ""
+
+
+def plan_runs(found: Found, call: Call) -> list[PlannedRun]:
+    """Plan each run from headers and records; nothing is written.
+
+    Parameters
+    ----------
+    found : Found
+        Runs and errors.
+    call : Call
+        What all participants share.
+
+    Returns
+    -------
+    list of PlannedRun
+        One a run in the order of the work, after one for an anatomy that is to be made.
+    """
+    disks = Disks(call.scratch, call.root)
+    return [row for p in found.participants for row in _plan_participant(p, call, disks)]
 
 
 def describe_plan(found: Found, call: Call, resources: Resources) -> Iterator[str]:
@@ -49,34 +114,122 @@ def describe_plan(found: Found, call: Call, resources: Resources) -> Iterator[st
         f"({resources.cores} cores by {resources.cores_from}), up to {plan.memory / GIB:.1f} GiB "
         f"({resources.memory / GIB:.1f} GiB by {resources.memory_from})"
     )
-    for participant in found.participants:
-        yield from _describe_participant(participant, call)
+    rows = plan_runs(found, call)
+    for row in rows:
+        yield f"{row.name}: {row.todo}"
+        yield from (f"{row.name}: note: {note}" for note in row.notes)
+        if row.problem:
+            yield f"{row.name}: would be refused: {row.problem}"
     for name, error in sorted({**found.failed, **call.missing}.items()):
         yield f"{name}: would fail: {error.what} [exit code {int(error.exit_code)}]"
+        yield f"  what to do: {error.fix}"
+    yield from table_of(rows)
     yield f"results would go to {call.root}; nothing was written"
 
 
-def _describe_participant(participant: Participant, call: Call) -> Iterator[str]:
+def table_of(rows: Sequence[PlannedRun]) -> Iterator[str]:
+    """Put what runs take into a table of plain text; none if nothing is to be done.
+
+    Parameters
+    ----------
+    rows : sequence of PlannedRun
+        Of `plan_runs`.
+
+    Yields
+    ------
+    str
+        A head, a line for each run with something to do, and the sum.
+    """
+    busy = [row for row in rows if row.memory and not row.problem]
+    if not busy:
+        return
+    whole = PlannedRun(
+        name="all, one after the other",
+        todo="",
+        memory=max(row.memory for row in busy),
+        seconds=sum(row.seconds for row in busy),
+        scratch=max(row.scratch for row in busy),
+        output=sum(row.output for row in busy),
+    )
+    cells = [HEAD, *(_cells(row) for row in (*busy, whole))]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(HEAD))]
+    for name, *numbers in cells:
+        right = (text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True))
+        yield "  ".join([name.ljust(widths[0]), *right])
+    yield "time is that of one core like those it was measured on, within a factor of two"
+
+
+def _cells(row: PlannedRun) -> tuple[str, ...]:
+    minutes = row.seconds / 60
+    return (
+        row.name,
+        f"{row.memory / GIB:.1f} GiB",
+        f"{minutes:.0f} min" if minutes >= 1 else "< 1 min",
+        f"{row.scratch / MIB:.0f} MiB",
+        f"{row.output / MIB:.0f} MiB",
+    )
+
+
+def _plan_participant(participant: Participant, call: Call, disks: Disks) -> Iterator[PlannedRun]:
     label = participant.label
     anat = anat_pieces(participant, call)
+    made = need_of_anatomy(participant, anat, call)
     if call.settings.selection.anat_only:
-        held = anat is not None and all(piece.held(call) for piece in anat.all)
-        yield f"sub-{label}: " + ("anatomy: nothing to do" if held else "make the anatomy")
+        words = "anatomy: nothing to do" if not made.steps else "make the anatomy"
+        yield _row(f"sub-{label}", words, made, call, disks)
+    elif made.steps and participant.raw:
+        yield _row(f"sub-{label}", "make the anatomy, once for its runs", made, call, disks)
     for run in participant.raw:
-        pieces = run_pieces(run, anat, participant.fits.get(run.name), call)
-        models = _models_of_raw(pieces, call)
-        if all(piece.held(call) for piece in pieces.all):
-            yield f"{run.name}: preprocessed{models}"
-            continue
-        held = anat is not None and anat.native.held(call)
-        anatomy = "reused" if held else f"from {len(participant.t1w)} T1w"
-        known = ", estimates reused" if all(p.held(call) for p in pieces.estimates) else ""
-        yield f"{run.name}: preprocess (anatomy {anatomy}{known}){models}"
-        yield from (f"{run.name}: note: {note}" for note in run.notes)
+        yield _plan_raw(run, participant, anat, call, disks)
     for item in participant.precomputed:
-        ready = ready_from_precomputed(item, call)
-        words = _embeddings({files.card.name: ready for files in call.models}, call)
-        yield f"{item.name}: series from {item.tree} ({item.series.space}){words}"
+        yield _plan_precomputed(item, call, disks)
+
+
+def _plan_raw(
+    run: Run, participant: Participant, anat: Anatomy | None, call: Call, disks: Disks
+) -> PlannedRun:
+    pieces = run_pieces(run, anat, participant.fits.get(run.name), call)
+    models = _models_of_raw(pieces, call)
+    need = need_of_run(participant, pieces, call)
+    if all(piece.held(call) for piece in pieces.all):
+        idle = "nothing to do" in models or "no model" in models
+        words = f"preprocessed{models}"
+        return _row(run.name, words, Need() if idle else need, call, disks)
+    held = anat is not None and anat.native.held(call)
+    anatomy = "reused" if held else f"from {len(participant.t1w)} T1w"
+    known = ", estimates reused" if all(p.held(call) for p in pieces.estimates) else ""
+    words = f"preprocess (anatomy {anatomy}{known}){models}"
+    return _row(run.name, words, need, call, disks, notes=run.notes)
+
+
+def _plan_precomputed(item: Precomputed, call: Call, disks: Disks) -> PlannedRun:
+    ready = ready_from_precomputed(item, call)
+    missing = _missing({files.card.name: ready for files in call.models}, call)
+    words = f"series from {item.tree} ({item.series.space}){_words(missing, call)}"
+    return _row(item.name, words, need_of_embedding(item.series, missing, call), call, disks)
+
+
+def _row(
+    name: str, todo: str, need: Need, call: Call, disks: Disks, *, notes: tuple[str, ...] = ()
+) -> PlannedRun:
+    n_procs = max(1, need.processes(call.plan.n_procs, call.plan.memory))
+    problem = ""
+    try:
+        check_memory(name, need, call.plan.memory)
+        disks.check(name, need)
+        disks.promise(need)
+    except AppError as error:
+        problem = f"{error.what} [exit code {int(error.exit_code)}]"
+    return PlannedRun(
+        name=name,
+        todo=todo,
+        memory=need.memory(n_procs),
+        seconds=need.seconds,
+        scratch=need.scratch,
+        output=need.output,
+        notes=notes,
+        problem=problem,
+    )
 
 
 def _models_of_raw(pieces: RunPieces, call: Call) -> str:
@@ -94,11 +247,20 @@ def _models_of_raw(pieces: RunPieces, call: Call) -> str:
 
 
 def _embeddings(ready: Mapping[str, Ready], call: Call) -> str:
-    if not call.models:
-        return "; no model"
-    names = [
-        files.card.name
+    return _words(_missing(ready, call), call)
+
+
+def _missing(ready: Mapping[str, Ready], call: Call) -> list[ModelFiles]:
+    """List the models that have no result of a run."""
+    return [
+        files
         for files in call.models
         if not call.ledger.holds(embedding_unit(ready[files.card.name], files, call))
     ]
+
+
+def _words(missing: Iterable[ModelFiles], call: Call) -> str:
+    if not call.models:
+        return "; no model"
+    names = [files.card.name for files in missing]
     return f"; embed with {', '.join(names)}" if names else "; embedded: nothing to do"

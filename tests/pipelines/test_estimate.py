@@ -1,0 +1,155 @@
+"""What work takes by its headers: beside what was measured, and how it grows."""
+
+from __future__ import annotations
+
+import pytest
+
+from neurostorm_app.pipelines.estimate import (
+    COSTS,
+    RunFacts,
+    count_t1w,
+    estimate_anatomy,
+    estimate_embedding,
+    estimate_outputs,
+    estimate_run,
+)
+from neurostorm_app.pipelines.need import Need, Step
+
+MIB = 2**20
+GRIDS = {"MNI152NLin6Asym:res-2": 91 * 109 * 91, "MNI152NLin2009cAsym:res-2": 97 * 115 * 97}
+MEASURED = {
+    # T1w shape and zooms, BOLD shape and zooms; CPU seconds and MiB of steps, bytes of series.
+    "tiny": (
+        ((46, 58, 53), (4, 4, 4)),
+        ((32, 35, 26), (6, 6, 6), 24),
+        {
+            "brain": (9.5, 1439),
+            "normalize": (61.1, 1118),
+            "coregister": (3.8, 953),
+            "confounds": (1.2, 981),
+            "resample": (3.7, 988),
+        },
+        136_095_030,
+    ),
+    "full": (
+        ((184, 232, 212), (1, 1, 1)),
+        ((64, 70, 52), (3, 3, 3), 40),
+        {
+            "prepare": (5.6, 501),
+            "brain": (10.2, 1485),
+            "normalize": (68.7, 1751),
+            "segment": (6.7, 1242),
+            "coregister": (8.4, 1671),
+            "motion": (1.0, 943),
+            "confounds": (6.4, 1533),
+            "resample": (5.2, 1025),
+        },
+        216_356_715,
+    ),
+    "long": (
+        ((46, 58, 53), (4, 4, 4)),
+        ((91, 109, 91), (2, 2, 2), 1200),
+        {
+            "confounds": (93.2, 3429),
+        },
+        None,
+    ),
+}
+
+
+def facts(**changes) -> RunFacts:
+    given = {"shape": (64, 70, 52), "zooms": (3.0, 3.0, 3.0), "n_volumes": 40, "t1w": 9_000_000}
+    return RunFacts(**(given | changes))
+
+
+def run_of(known: RunFacts, **changes) -> Need:
+    asked = {"fit": True, "confounds": True, "series": GRIDS, "references": GRIDS}
+    return estimate_run(known, **(asked | changes))
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_estimates_are_near_what_was_measured(name):
+    (t1w, t1w_zooms), (shape, zooms, n_volumes), steps, series = MEASURED[name]
+    voxels = count_t1w(t1w, t1w_zooms)
+    known = facts(shape=shape, zooms=zooms, n_volumes=n_volumes, t1w=voxels)
+    need = estimate_anatomy([voxels], n_templates=2, standard=list(GRIDS.values())) + run_of(known)
+    found = {step.name: step for step in reversed(need.steps)}
+    for step, (seconds, mib) in steps.items():
+        assert found[step].memory / MIB == pytest.approx(mib, rel=0.25), step
+        assert 0.5 < found[step].seconds / seconds < 2, step
+    assert need.memory(1) / MIB == pytest.approx(max(m for _, m in steps.values()), rel=0.1)
+    if series is not None:
+        assert estimate_outputs(known, GRIDS) == pytest.approx(series, rel=0.25)
+
+
+def test_a_finer_t1w_image_is_worked_on_at_1_mm():
+    assert count_t1w((100, 100, 100), (0.5, 0.5, 0.5)) == 125_000
+    assert count_t1w((100, 100, 100), (2.0, 1.0, 1.0)) == 1_000_000
+
+
+def test_memory_of_a_long_run_grows_with_its_volumes():
+    short, long = (run_of(facts(n_volumes=n)).memory(1) for n in (40, 4000))
+    assert long > 2 * short
+
+
+def test_what_is_there_costs_nothing():
+    nothing = run_of(facts(), fit=False, confounds=False, series={}, references={})
+    assert (nothing.memory(4), nothing.seconds, nothing.output) == (0, 0, 0)
+
+
+def test_echoes_and_field_maps_cost_more():
+    plain = run_of(facts())
+    assert run_of(facts(n_echoes=3)).seconds > 1.5 * plain.seconds
+    assert run_of(facts(has_fieldmap=True)).seconds > plain.seconds + 20
+    names = [step.name for step in run_of(facts(t1w=0)).steps]
+    assert "straight" in names
+    assert "coregister" not in names
+
+
+def test_several_processes_take_what_runs_side_by_side():
+    sizes = {"brain": 1500, "normalize": 2000, "motion": 900, "coregister": 1900, "confounds": 1800}
+    steps = tuple(Step(name, size * MIB, 1.0) for name, size in sizes.items())
+    need = Need(
+        steps=(*steps, Step("resample", 1000 * MIB, 1.0)),
+        models=(Step("embed", 400 * MIB, 2.0),),
+    )
+    assert need.memory(1) == 2000 * MIB
+    assert need.memory(2) == (350 + 1700 + 600) * MIB  # normalisation beside head motion
+    assert need.memory(3) == need.memory(2)
+    two_runs = need + Need(steps=steps[2:])
+    assert two_runs.memory(2) == (350 + 1600 + 1600) * MIB  # both are coregistered
+    assert need.seconds == 8
+    assert need.processes(4, 2700 * MIB) == 4
+    assert need.processes(4, 2100 * MIB) == 1
+    assert need.processes(4, 1999 * MIB) == 0
+    assert Need().processes(4, 0) == 4
+    assert Need(models=need.models).memory(2) == 400 * MIB
+
+
+def test_two_processes_are_near_what_a_real_participant_took():
+    voxels = count_t1w((274, 384, 384), (0.7, 0.667, 0.667))
+    known = facts(shape=(80, 80, 35), zooms=(3, 3, 3.3), n_volumes=156, t1w=voxels)
+    need = estimate_anatomy([voxels], n_templates=2, standard=list(GRIDS.values())) + run_of(known)
+    assert need.memory(2) / 2**30 == pytest.approx(2.20, rel=0.25)
+    assert 0.5 < need.seconds / 210 < 2
+
+
+def test_a_brain_is_never_larger_than_its_grid():
+    assert facts(shape=(4, 4, 4)).brain == 64
+    assert facts().brain == pytest.approx(1.7e6 / 27, rel=0.01)
+
+
+def test_a_model_takes_time_for_windows_and_memory_for_what_is_kept():
+    asked = {"window": 70_778_880, "read": 10**9, "kept": 0}
+    one = estimate_embedding("neurostorm", n_windows=1, **asked)
+    ten = estimate_embedding("neurostorm", n_windows=10, **asked)
+    assert ten.memory == one.memory < 2 * 2**30
+    assert ten.seconds > 5
+    kept = estimate_embedding("neurostorm", n_windows=1, **{**asked, "kept": 2**30})
+    assert kept.memory == one.memory + 2**30
+
+
+def test_every_cost_is_positive():
+    for name, cost in COSTS.items():
+        assert cost.mib >= 300, name
+        assert cost.seconds >= 0, name
