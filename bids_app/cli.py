@@ -22,7 +22,8 @@ from neurostorm_app.bids_app.words.invocation import (
     read_invocation,
 )
 from neurostorm_app.bids_app.words.parser import Parser, build_parser
-from neurostorm_app.bids_app.words.values import LEVELS, closest
+from neurostorm_app.bids_app.words.suggestions import suggest_option
+from neurostorm_app.bids_app.words.values import LEVELS
 from neurostorm_app.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -142,10 +143,9 @@ def _configured(file: Path, level: str, notes: list[str]) -> dict[str, Any]:
 
 def _refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
     word = next((word for word in unknown if word.startswith("-")), unknown[0])
-    flags = [s for action in parser._actions for s in action.option_strings]  # noqa: SLF001
     raise UsageError(
         f"no such option: {word!r}" if word.startswith("-") else f"one argument too many: {word!r}",
-        fix=closest(word.partition("=")[0], flags) or "see neurostorm-app --help",
+        fix=suggest_option(word, parser) or "see neurostorm-app --help",
     )
 
 
@@ -181,11 +181,18 @@ def _work(asked: Asked, engines: Engines | None) -> ExitCode:
     settings = asked.settings()
 
     from neurostorm_app.bids_app.app import run_app
-    from neurostorm_app.bids_app.logs import to_terminal
+    from neurostorm_app.bids_app.logs import Loudness
+    from neurostorm_app.bids_app.progress.view import following
 
-    to_terminal(settings.execution.verbose)
-    result = run_app(settings, engines=engines, notes=asked.notes, given=asked.options)
-    print(result.summary())
+    execution = settings.execution
+    with following(execution.loudness) as board:
+        try:
+            result = run_app(settings, engines=engines, notes=asked.notes, given=asked.options)
+        except Stopped as stopped:
+            stopped.kept = board.kept()
+            raise
+    if execution.loudness > Loudness.QUIET or execution.dry_run or result.exit_code:
+        print(result.summary())
     return result.exit_code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 import os
 import sys
@@ -13,24 +14,48 @@ from neurostorm_app.bids_app.privacy import Rules
 from neurostorm_app.errors import CannotCreateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["to_file", "to_terminal"]
+__all__ = ["Loudness", "to_file", "to_terminal"]
 
 ROOT: Final = "neurostorm_app"
-LEVELS: Final = (logging.INFO, logging.DEBUG)
 
 
-def to_terminal(verbose: int) -> None:
-    """Show messages of the app on standard error; of other packages only when asked twice."""
-    handler = _Terminal(sys.stderr)
+class Loudness(enum.IntEnum):
+    """How much is said."""
+
+    QUIET = -1
+    """Warnings and failures."""
+    NORMAL = 0
+    """How far each run is: a line a stage, or a live view."""
+    MORE = 1
+    """Also what is of use where something is looked for."""
+    EVERYTHING = 2
+    """Also messages of other packages."""
+
+
+def to_terminal(loudness: int, show: Callable[[str], None] | None = None) -> None:
+    """Show messages of the app on standard error; of other packages only when asked twice.
+
+    Parameters
+    ----------
+    loudness : int
+        As of `Loudness`; what is above the last is the last.
+    show : callable, optional
+        Takes each message instead of standard error, such as a live view. As that shows the stages
+        itself, lines on them come only when more was asked for.
+    """
+    handler = _Terminal(sys.stderr) if show is None else _Shown(show, loudness)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setLevel(logging.WARNING if loudness < Loudness.NORMAL else logging.NOTSET)
     app = logging.getLogger(ROOT)
-    app.handlers = [handler]
-    app.setLevel(LEVELS[min(verbose, 1)])
-    app.propagate = verbose > 1
-    if verbose > 1:
+    # Others, such as the log file of the call, go on.
+    ours = (_Terminal, _Shown)
+    app.handlers = [handler, *(other for other in app.handlers if not isinstance(other, ours))]
+    app.setLevel(logging.DEBUG if loudness > Loudness.NORMAL else logging.INFO)
+    app.propagate = False
+    if loudness > Loudness.MORE:
         logging.basicConfig(level=logging.INFO)
 
 
@@ -41,6 +66,20 @@ class _Terminal(logging.StreamHandler[TextIO]):
         """Write one message."""
         self.stream = sys.stderr
         super().emit(record)
+
+
+class _Shown(logging.Handler):
+    """Hands messages to a live view; what the view shows itself only when more was asked for."""
+
+    def __init__(self, show: Callable[[str], None], loudness: int) -> None:
+        super().__init__()
+        self._show = show
+        self._steps = loudness > Loudness.NORMAL
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand one message on."""
+        if self._steps or not getattr(record, "step", False):
+            self._show(self.format(record))
 
 
 class _Hiding(logging.Formatter):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from neurostorm_app.bids_app.failures import as_app_error, worst
+from neurostorm_app.pipelines.progress import Event, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.errors import AppError, ExitCode
 
-__all__ = ["AppResult", "Progress", "RunResult", "StageTime", "contained"]
+__all__ = ["AppResult", "Progress", "RunResult", "StageTime", "contained", "tell_result"]
 
 log = logging.getLogger(__name__)
 
@@ -186,6 +187,14 @@ class AppResult:
         told = ", ".join(f"{n} {word}" for word, n in counts.items())
         bad = [name for name, word in verdicts.items() if word == "fail"]
         return [f"quality: {told}" + (f" ({', '.join(bad)})" if bad else "")]
+
+
+def tell_result(result: RunResult) -> None:
+    """Tell that a run is at its end; of one that failed, the failure was logged before."""
+    tell(Event(name=result.name, stage=result.status, state="closed"))
+    if result.status == "done":
+        stages = ", ".join(f"{stage.name} {stage.seconds:.1f} s" for stage in result.stages)
+        log.info("%s: done: %s", result.name, stages)
 
 
 @contextlib.contextmanager

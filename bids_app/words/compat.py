@@ -42,7 +42,6 @@ FOREIGN: Final = (
     Foreign(("--use-plugin", "--nipype-plugin-file"), 1, "--nprocs says how many processes run"),
     Foreign(("--low-mem",), 0, "series are always read in blocks of volumes"),
     Foreign(("--resource-monitor",), 0, "time and peak memory are always recorded"),
-    Foreign(("--bids-database-dir",), 1, "only the requested participants are indexed, in memory"),
     Foreign(("--write-graph",), 0, "the steps and their times stand in OUTPUT_DIR/prov"),
     Foreign(("--debug",), "+", "-v and -vv say more; crashes are always told in OUTPUT_DIR/logs"),
     Foreign(("--track-carbon",), 0, "nothing is tracked; times stand in OUTPUT_DIR/prov"),

@@ -92,6 +92,6 @@ def keep_settings(
     text = (rules or Rules()).text(settings_text(settings, given))
     key = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = settings.output_dir / "logs" / f"{settings.level}-{key}_settings.toml"
-    if not path.is_file():
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text, root=settings.output_dir)
     return path

@@ -67,6 +67,9 @@ class Selection(Frozen):
     bids_filter_file: Annotated[Path | None, Flag("FILE")] = None
     """JSON as for fMRIPrep: {"bold": {"task": "rest", "session": null}, "t1w": {...}}, and so
     "sbref" and "fmap"; null takes files without the entity, "*" files with any value of it."""
+    bids_database_dir: Annotated[Path | None, Flag("DIR")] = None
+    """Index of BIDS_DIR that PyBIDS made ("pybids layout BIDS_DIR DIR --no-validate"): files are
+    taken from it, and no folder is listed. Default: the folders of the participants asked for."""
     anat_only: bool = False
     """Only the anatomy: no series, no models."""
 
@@ -244,6 +247,9 @@ class Execution(Frozen):
     """Print the plan, run by run, and stop."""
     reports_only: bool = False
     """Write the pages again from what is in OUTPUT_DIR, and do nothing else."""
+    report_viewer: Literal["on", "off"] = "on"
+    """off: pages of participants without a viewer of volumes, 2 MB smaller a run. Pages that are
+    there are changed by --reports-only."""
     skip_bids_validation: Annotated[bool, Flag(None, ("--skip-bids-validator",))] = False
     """Do not validate BIDS_DIR."""
     shard: Annotated[str | None, Field(pattern=r"^[1-9]\d{0,5}/[1-9]\d{0,5}$"), Flag("I/N")] = None
@@ -261,12 +267,22 @@ class Execution(Frozen):
     """Who does the work: this process, or workers of Dask: on this machine, of a scheduler, or jobs
     of SLURM."""
     verbose: Annotated[int, Flag(None, ("-v",))] = 0
-    """Say more; twice for everything."""
+    """Say more: on a terminal also a line a stage, elsewhere also what is of use in a search for a
+    mistake; twice also messages of other packages."""
+    quiet: Annotated[bool, Flag(None, ("-q",))] = False
+    """Say nothing but warnings and what failed. The log file in OUTPUT_DIR/logs says all."""
 
     @property
     def memory(self) -> int | None:
         """Memory to stay under in bytes."""
         return parse_memory(self.mem, self.mem_gb)
+
+    @property
+    def loudness(self) -> int:
+        """How much is said: -1 for quiet, then the number of times that more was asked for."""
+        if self.quiet and self.verbose:
+            raise UsageError("--quiet and --verbose were both given", fix="give one of them")
+        return -1 if self.quiet else self.verbose
 
     @property
     def part(self) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args, get_o
 from neurostorm_app.bids_app.settings import GROUPS, Flag
 from neurostorm_app.bids_app.words.boutiques import ASKED, SUMMARY, descriptor_text
 from neurostorm_app.bids_app.words.compat import FOREIGN
+from neurostorm_app.bids_app.words.suggestions import suggest_option
 from neurostorm_app.bids_app.words.values import closest
 from neurostorm_app.errors import UsageError
 
@@ -45,6 +46,8 @@ class Parser(argparse.ArgumentParser):
         hint = ""
         if "required: BIDS_DIR" in message or "required: OUTPUT_DIR" in message:
             hint = "write BIDS_DIR OUTPUT_DIR LEVEL first, options after them"
+        if unknown := re.search(r"unrecognized arguments: .*?(--?\w\S*)", message):
+            hint = suggest_option(unknown[1], self)
         if choice := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message):
             hint = closest(choice[1], re.findall(r"[\w-]+", choice[2]))
         raise UsageError(message, fix=hint or f"see {self.prog} --help")

@@ -12,6 +12,7 @@ import pytest
 
 from neurostorm_app.bids_app.cli import build_parser, main, parse
 from neurostorm_app.bids_app.settings import GROUPS
+from neurostorm_app.bids_app.tools import main as tools_main
 from neurostorm_app.bids_app.words.compat import FOREIGN
 from neurostorm_app.errors import AnalysisLevelError, UsageError
 
@@ -267,3 +268,66 @@ def test_labels_come_from_a_file_too(tmp_path):
     names.write_text("01;02\n")
     with pytest.raises(UsageError, match="'01;02' is not a BIDS label"):
         options("--participant-label", str(names))
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        (["--participant-lable", "01"], "did you mean --participant-label or"),
+        (["--participant_lable=01"], "did you mean --participant-label or"),
+        (["--precision", "fp23"], "did you mean fp32? See --precision in neurostorm-app --help"),
+        (["--device", "cuad"], "did you mean cuda?"),
+        (["--executor", "dsk"], "did you mean dask?"),
+        (["--ignore", "fieldmap"], "did you mean fieldmaps"),
+        (["--output-spaces", "MNI152NLin6Asm:res-2"], "did you mean MNI152NLin6Asym:res-2"),
+        (["--denoise", "36p"], "did you mean 36P?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_was_meant_is_suggested(words, suggestion):
+    with pytest.raises(UsageError) as caught:
+        parse([*PLACES, *words])
+    assert caught.value.fix.startswith(suggestion)
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        (["phantm"], "did you mean phantom?"),
+        (["phantom", "out", "--participant", "3"], "did you mean --participants"),
+        (["weights", "lst"], "did you mean list?"),
+        (["completion", "zhs"], "did you mean zsh?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_verbs_and_their_options_are_suggested(words, suggestion, capsys):
+    assert tools_main(words) == 64
+    assert suggestion in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        (["--task-label", "rset"], "--task-label rset: did you mean rest?"),
+        (["--run-label", "11"], "what to do: --run-label 11: did you mean 1?"),
+        (["--session-label", "pre"], "--session-label pre: there are none"),
+        (["--participant-label", "001"], "did you mean 01"),
+        (["--models", "conectome"], "did you mean connectome"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_labels_and_models_are_suggested(dataset, tmp_path, words, suggestion, capsys):
+    call = [dataset.root, tmp_path / "out", "participant", "--skip-bids-validation", *words]
+    assert main([*map(str, call), "--dry-run"]) != 0
+    assert suggestion in capsys.readouterr().err
+
+
+def test_a_call_is_loud_or_quiet():
+    assert options().execution.loudness == 0
+    assert options("-v").execution.loudness == 1
+    assert options("-vv").execution.loudness == 2
+    assert options("--verbose", "-v").execution.loudness == 2
+    assert options("-q").execution.loudness == -1
+    with pytest.raises(UsageError, match="--quiet and --verbose were both given") as caught:
+        options("--quiet", "-v")
+    assert "one of them" in caught.value.fix

@@ -1,0 +1,1 @@
+"""How far a call is, for the eye: on a terminal a live view, elsewhere one line a stage."""

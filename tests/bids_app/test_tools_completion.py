@@ -1,0 +1,125 @@
+"""Completion: what bash and zsh offer, asked of the shells themselves."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+
+from neurostorm_app.bids_app.cli import build_parser
+from neurostorm_app.bids_app.tools import main
+from neurostorm_app.bids_app.verbs.completion import completion_script
+from neurostorm_app.models import list_models
+
+ASK = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(( $# - 1 ))
+_shtab_{function}
+printf '%s\\n' "${{COMPREPLY[@]}}"
+"""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("completion")
+    for shell in ("bash", "zsh"):
+        (folder / shell).write_text(completion_script(shell))
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    for path in (
+        "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-1_bold.nii.gz",
+        "sub-02/func/sub-02_task-nback_bold.nii.gz",
+        "sub-control3/anat/sub-control3_T1w.nii.gz",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    return tmp_path
+
+
+def offered(script, *words):
+    """Ask bash what it offers for the last word."""
+    ask = ASK.format(function=words[0].replace("-", "_"))
+    command = ["bash", "--norc", "-c", ask, "bash", script / "bash", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "command not found" not in done.stderr
+    return done.stdout.split()
+
+
+def app(script, *words):
+    return offered(script, "neurostorm-app", *words)
+
+
+def test_each_option_is_offered_in_one_spelling(script, dataset):
+    shown = {
+        flag
+        for action in build_parser()._actions
+        for flag in action.option_strings
+        if flag.startswith("--") and "_" not in flag and action.help != "==SUPPRESS=="
+    }
+    assert set(app(script, dataset, "out", "participant", "--")) == shown
+    assert app(script, dataset, "out", "participant", "--part") == [
+        "--participant-label",
+        "--participants-file",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["--participant-label", ""], {"01", "02", "control3"}),
+        (["--participant-label", "01", "c"], {"control3"}),
+        (["--session-id", ""], {"a"}),
+        (["-t", ""], {"rest", "nback"}),
+        (["--run-label", ""], {"1"}),
+        (["--participant-label", "01", "--task-l"], {"--task-label"}),
+        (["--output-spaces", "MNI152NLin6"], {"MNI152NLin6Asym:res-2"}),
+        (["--ignore", "s"], {"slicetiming", "sbref"}),
+        (["--precision", ""], {"fp32", "tf32", "bf16"}),
+        (["--device", ""], {"auto", "cpu", "cuda"}),
+        (["--denoise", "36"], {"36P", "36P+scrub"}),
+        (["--dry-run", "--models", "conn"], {"connectome"}),
+    ],
+    ids=lambda part: " ".join(sorted(part)),
+)
+def test_values_are_those_of_the_dataset_and_the_settings(script, dataset, words, wanted):
+    assert set(app(script, dataset, "out", "participant", *words)) == wanted
+
+
+def test_places_and_levels_are_offered(script, dataset):
+    assert set(app(script, f"{dataset}/sub-0")) == {f"{dataset}/sub-01", f"{dataset}/sub-02"}
+    assert set(app(script, dataset, "out", "")) == {"participant", "group"}
+    assert set(app(script, dataset, "out", "participant", "--models", "")) == set(list_models())
+
+
+def test_verbs_and_their_options_are_offered(script):
+    assert offered(script, "neurostorm-tools", "ph") == ["phantom"]
+    assert offered(script, "neurostorm-tools", "completion", "") == ["bash", "zsh"]
+    assert offered(script, "neurostorm-tools", "phantom", "out", "--scale", "") == ["full", "tiny"]
+    assert "--participants" in offered(script, "neurostorm-tools", "phantom", "out", "--")
+
+
+def test_a_hostile_name_is_not_run(script, tmp_path):
+    folder = tmp_path / "sub-$(touch ran)"
+    folder.mkdir()
+    (tmp_path / "sub-01").mkdir()
+    app(script, tmp_path, "out", "participant", "--participant-label", "")
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_the_verb_prints_the_script(shell, capsys, script):
+    assert main(["completion", shell]) == 0
+    assert capsys.readouterr().out == (script / shell).read_text() + "\n"
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+def test_zsh_takes_the_script(script):
+    ask = 'autoload -U compinit; compinit -D; eval "$(<$1)"; print $_comps[neurostorm-app]'
+    command = ["zsh", "-f", "-c", ask, "zsh", script / "zsh"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "_shtab_neurostorm_app"
+    assert not done.stderr
