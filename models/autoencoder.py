@@ -18,6 +18,7 @@ from torch import nn
 
 from neurostorm_app.errors import ContractError, WrongWeightsError
 from neurostorm_app.models.blocks import Block
+from neurostorm_app.models.example import MaskedExample
 from neurostorm_app.models.masking import MaskScheme
 from neurostorm_app.models.neurostorm import NeuroStorm, Stage, build_blocks
 from neurostorm_app.models.neurostorm_files import Config, migrate
@@ -188,6 +189,10 @@ class NeuroStormMae(NeuroStorm):
         return self.patch_embed.cut((pred - x).square()).mean(dim=-1)[hidden].mean()
 
     def masked_error(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Give the error (B,) of `masked_example`."""
+        return self.masked_example(x, generator=generator).error
+
+    def masked_example(self, x: Tensor, *, generator: torch.Generator) -> MaskedExample:
         """Hide a part of each window by the configuration's scheme, and see how well it is guessed.
 
         Parameters
@@ -199,9 +204,8 @@ class NeuroStormMae(NeuroStorm):
 
         Returns
         -------
-        Tensor, shape (B,)
-            Mean squared error over what was hidden of each window, in the unit of the input,
-            squared.
+        MaskedExample
+            With what is hidden as (B, X', Y', Z', T).
 
         Raises
         ------
@@ -219,7 +223,8 @@ class NeuroStormMae(NeuroStorm):
         hidden, pred = self._guess(x, mask)[:2]
         squares = self.patch_embed.cut((pred - x).square()).mean(dim=-1)
         total = squares.masked_fill(~hidden, 0).flatten(1).sum(dim=1)
-        return total / hidden.flatten(1).sum(dim=1)
+        error = total / hidden.flatten(1).sum(dim=1)
+        return MaskedExample(error=error, truth=x, guess=pred, hidden=hidden)
 
     def _guess(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give what is hidden (B, X, Y, Z, T), the guess (as `x`) and the features, encoded."""

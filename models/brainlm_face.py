@@ -20,11 +20,12 @@ from neurostorm_app.models.brainlm_scene import (
     mean_hidden_each,
     split_batch,
 )
+from neurostorm_app.models.example import MaskedExample
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from neurostorm_app.models.brainlm_files import NativeConfig, VitConfig
     from neurostorm_app.models.brainlm_layers import Encoder
@@ -178,8 +179,12 @@ class BrainLm(nn.Module):
             order=order,
         )
 
-    def masked_error(self, signal: Tensor, xyz: Tensor, *, generator: torch.Generator) -> Tensor:
-        """Hide by the configuration's scheme and measure how well it is guessed.
+    def masked_error(self, signal: Tensor, xyz: Tensor, *, generator: Generator) -> Tensor:
+        """Give the error (B,) of `masked_example`."""
+        return self.masked_example(signal, xyz, generator=generator).error
+
+    def masked_example(self, signal: Tensor, xyz: Tensor, *, generator: Generator) -> MaskedExample:
+        """Hide by the configuration's scheme and see how well it is guessed, parcel by parcel.
 
         Parameters
         ----------
@@ -188,27 +193,26 @@ class BrainLm(nn.Module):
         generator : torch.Generator
             Source of randomness, on the CPU.
 
-        Returns
-        -------
-        Tensor, shape (B,)
-            Mean squared error over what is hidden, in the unit of the input, squared.
-
         Raises
         ------
         ContractError
             As `reconstruct`, or if the configuration hides nothing.
         """
         values, _ = self._read(signal, xyz)
-        noise = None
-        if self.config.train_mode == "auto_encode":
-            noise = torch.rand(len(values), self._count(values), generator=generator)
-        errors = []
+        anywhere, size = self.config.train_mode == "auto_encode", (len(values), self._count(values))
+        noise = torch.rand(*size, generator=generator) if anywhere else None
+        errors, made = [], []
         for some in split_batch(values):
             drawn = None if noise is None else noise[some]
-            made = self.reconstruct(signal[some], xyz[some], noise=drawn)
-            squares = ((made.logits - values[some]) * self.unit).square()
-            errors.append(mean_hidden_each(by_unit(squares, made.mask), made.mask))
-        return torch.cat(errors)
+            made.append(one := self.reconstruct(signal[some], xyz[some], noise=drawn))
+            squares = ((one.logits - values[some]) * self.unit).square()
+            errors.append(mean_hidden_each(by_unit(squares, one.mask), one.mask))
+        return MaskedExample(
+            error=torch.cat(errors),
+            truth=values * self.unit,
+            guess=torch.cat([one.logits for one in made]) * self.unit,
+            hidden=torch.cat([one.mask for one in made]).bool(),
+        )
 
     def attentions(
         self,

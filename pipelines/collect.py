@@ -9,7 +9,7 @@ import numpy as np
 
 from neurostorm_app.models.card import VolumeContract
 from neurostorm_app.pipelines.predict import interpret
-from neurostorm_app.pipelines.reconstruction import SEED, note_error
+from neurostorm_app.pipelines.reconstruction import SEED, UNITS, note_error
 from neurostorm_app.pipelines.tile import pool_windows
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class RunEmbedding:
         Cleaned parcel series for a model that eats parcels.
     prediction : dict or None
         What the head of fine-tuned weights says.
+    example : dict or None
+        One window, what was hidden of it and how it was guessed, for a report. Values are JSON's.
     """
 
     windows: NDArray[np.float32]
@@ -60,6 +62,7 @@ class RunEmbedding:
     record: dict[str, Any]
     parcels: Parcels | None = None
     prediction: dict[str, Any] | None = None
+    example: dict[str, Any] | None = None
 
 
 def collect(done: Done, embedder: Embedder, *, facts: Mapping[str, Any]) -> RunEmbedding:
@@ -115,7 +118,18 @@ def collect(done: Done, embedder: Embedder, *, facts: Mapping[str, Any]) -> RunE
         record=record,
         parcels=prepared.parcels,
         prediction=interpret(np.stack(values), card.output) if values else None,
+        example=_example(done, card),
     )
+
+
+def _example(done: Done, card: Card) -> dict[str, Any] | None:
+    """Take the window that was kept in pictures, if the network guesses."""
+    kept = ((i, o.example) for i, o in enumerate(done.outputs) if o.example is not None)
+    number, example = next(kept, (0, None))
+    if example is None:
+        return None
+    onset = float(done.prepared.starts[number] * done.prepared.step)
+    return example.as_json(unit=UNITS[card.contract.scaling], onset=onset)
 
 
 def _describe(prepared: Prepared) -> dict[str, Any]:

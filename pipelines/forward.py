@@ -16,7 +16,12 @@ import numpy as np
 from neurostorm_app.errors import TemporaryError
 from neurostorm_app.models.card import VolumeContract
 from neurostorm_app.pipelines.computing import arithmetic, threads
-from neurostorm_app.pipelines.reconstruction import choose_windows, measure_error
+from neurostorm_app.pipelines.reconstruction import (
+    choose_shown,
+    choose_windows,
+    measure_error,
+    take_example,
+)
 from neurostorm_app.pipelines.resources import plan_batch, plan_room
 from neurostorm_app.pipelines.stream import Output
 
@@ -27,11 +32,19 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from neurostorm_app.models.card import Card, Contract
+    from neurostorm_app.pipelines.example import Example
     from neurostorm_app.pipelines.stream import Item
 
 __all__ = ["Forward", "window_bytes"]
 
-COSTS: Final = {"connectome": 4.0, "neurostorm": 6.0, "neurostorm-mae": 8.0, "brainlm": 400.0}
+COSTS: Final = {
+    "connectome": 4.0,
+    "neurostorm": 6.0,
+    "neurostorm-mae": 8.0,
+    "brainlm": 400.0,
+    "slim-brain": 4.0,
+    "slim-brain-mae": 6.0,
+}
 """Bytes of memory for each byte of a window, by architecture, rounded up from what
 `benchmarks/bench_run.py --costs` measured on a CPU for the released configurations."""
 MOST: Final = {("cuda", "volume"): 16, ("cuda", "parcels"): 64}
@@ -145,14 +158,18 @@ class Forward:
     def _compute(self, items: Sequence[Item]) -> list[Output]:
         inputs = self._inputs(items)
         vectors, values = self._embed(inputs)
-        return [
-            Output(
-                vector=vectors[i],
-                values=None if values is None else values[i],
-                error=self._error(item, [part[i : i + 1] for part in inputs]),
+        outputs = []
+        for i, item in enumerate(items):
+            error, example = self._guess(item, [part[i : i + 1] for part in inputs])
+            outputs.append(
+                Output(
+                    vector=vectors[i],
+                    values=None if values is None else values[i],
+                    error=error,
+                    example=example,
+                )
             )
-            for i, item in enumerate(items)
-        ]
+        return outputs
 
     def _inputs(self, items: Sequence[Item]) -> list[Tensor]:
         """Bring windows, and places of parcels where the network is told them, to the device."""
@@ -173,11 +190,17 @@ class Forward:
         vectors, values = model.embed_with_head(*inputs)
         return vectors.float().cpu().numpy(), values.float().cpu().numpy()
 
-    def _error(self, item: Item, inputs: Sequence[Tensor]) -> float | None:
+    def _guess(self, item: Item, inputs: Sequence[Tensor]) -> tuple[float | None, Example | None]:
+        """Measure how well hidden parts of some windows are guessed; keep pictures of one."""
         n_windows = len(item.prepared.starts)
         if not hasattr(self.model, "masked_error") or item.number not in choose_windows(n_windows):
-            return None
-        return measure_error(self.model, *inputs, number=item.number)
+            return None, None
+        shown = item.number == choose_shown(n_windows) and hasattr(self.model, "masked_example")
+        if not shown:
+            return measure_error(self.model, *inputs, number=item.number), None
+        contract = self.card.contract
+        affine = np.asarray(contract.grid.affine) if isinstance(contract, VolumeContract) else None
+        return take_example(self.model, *inputs, number=item.number, affine=affine)
 
     def _planned(self) -> int:
         import torch

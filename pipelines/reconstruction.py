@@ -11,16 +11,20 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from neurostorm_app.models.card import VolumeContract
+from neurostorm_app.pipelines.example import Example, draw_example
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from neurostorm_app.models.card import Card
+    from neurostorm_app.models.example import MaskedExample
     from neurostorm_app.pipelines.conformance import Findings
 
-__all__ = ["SEED", "choose_windows", "measure_error", "note_error"]
+__all__ = ["SEED", "choose_shown", "choose_windows", "measure_error", "note_error", "take_example"]
 
 SEED: Final = 20250611
 """Of what is hidden; the number of the window is added."""
@@ -58,6 +62,18 @@ def choose_windows(n_windows: int) -> frozenset[int]:
     return frozenset((2 * k + 1) * n_windows // (2 * n) for k in range(n))
 
 
+def choose_shown(n_windows: int) -> int:
+    """Choose the window that a report shows: the middle one of `choose_windows`.
+
+    Examples
+    --------
+    >>> choose_shown(38), choose_shown(1)
+    (19, 0)
+    """
+    chosen = sorted(choose_windows(n_windows))
+    return chosen[len(chosen) // 2]
+
+
 def measure_error(model: nn.Module, *inputs: Tensor, number: int) -> float:
     """Hide a part of one window and compare the network's guess with the truth.
 
@@ -80,6 +96,39 @@ def measure_error(model: nn.Module, *inputs: Tensor, number: int) -> float:
     generator = torch.Generator().manual_seed(SEED + number)
     error: Tensor = model.masked_error(*inputs, generator=generator)  # type: ignore[operator]
     return float(error.float().mean())
+
+
+def take_example(
+    model: nn.Module, *inputs: Tensor, number: int, affine: NDArray[np.float64] | None
+) -> tuple[float, Example]:
+    """Do what `measure_error` does, and keep pictures of it.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        With ``masked_example``.
+    *inputs : Tensor, shape (1, ...)
+        What ``embed`` is given.
+    number : int
+        Of the window in its run.
+    affine : ndarray, shape (4, 4), or None
+        Of the window's grid; None for parcels.
+
+    Returns
+    -------
+    error : float
+        As `measure_error` gives it.
+    example : Example
+        The same window in pictures.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED + number)
+    made: MaskedExample = model.masked_example(*inputs, generator=generator)  # type: ignore[operator]
+    truth, guess = (part[0].float().cpu().numpy() for part in (made.truth, made.guess))
+    hidden = made.hidden[0].cpu().numpy()
+    error = float(made.error.float().mean())
+    return error, draw_example(truth, guess, hidden, error=error, affine=affine)
 
 
 def note_error(errors: Mapping[int, float], card: Card, findings: Findings) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from neurostorm_app.pipelines.example import Example
     from neurostorm_app.pipelines.prepare import Prepared
     from neurostorm_app.pipelines.stage import StandardSeries
 
@@ -69,11 +70,14 @@ class Output:
         Of the head of fine-tuned weights.
     error : float or None
         Masked-reconstruction error, where it was measured.
+    example : Example or None
+        Pictures of that, of one window of a run.
     """
 
     vector: NDArray[np.float32]
     values: NDArray[np.float32] | None = None
     error: float | None = None
+    example: Example | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,6 +107,7 @@ def stream_runs(
     compute: Compute,
     batch: Callable[[], int],
     ahead: int,
+    tell: Callable[[int, int, int], None] | None = None,
 ) -> Iterator[tuple[int, Done | Exception]]:
     """Prepare and compute runs at the same time; results come in the order of the runs.
 
@@ -119,6 +124,8 @@ def stream_runs(
         Says how many windows go through the network together.
     ahead : int
         Bytes of windows that may wait; one window waits whatever its size.
+    tell : callable, optional
+        Told which run has how many of how many windows done.
 
     Yields
     ------
@@ -133,7 +140,7 @@ def stream_runs(
     )
     reader.start()
     try:
-        yield from _Gatherer(compute, batch).gather(queue)
+        yield from _Gatherer(compute, batch, tell).gather(queue)
     finally:
         queue.close()
         reader.join(PATIENCE)
@@ -198,9 +205,15 @@ def _check_number(n_windows: int, prepared: Prepared, run: StandardSeries) -> No
 class _Gatherer:
     """Put windows together to batches, and outputs to runs."""
 
-    def __init__(self, compute: Compute, batch: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        compute: Compute,
+        batch: Callable[[], int],
+        tell: Callable[[int, int, int], None] | None = None,
+    ) -> None:
         self._compute = compute
         self._batch = batch
+        self._tell = tell
         self._items: list[Item] = []
         self._open: dict[int, Done] = {}
         self._failed: dict[int, Exception] = {}
@@ -241,6 +254,8 @@ class _Gatherer:
             run = self._open.setdefault(item.run, Done(prepared=item.prepared))
             run.outputs.append(output)
             run.seconds_computing += share
+            if self._tell is not None:
+                self._tell(item.run, len(run.outputs), len(item.prepared.starts))
 
     def _finished(self) -> Iterator[tuple[int, Done | Exception]]:
         """Yield the runs that have ended and of which no window waits."""

@@ -132,6 +132,9 @@ def _facts(card: Card) -> dict[str, str]:
     else:
         facts |= _parcels(contract)
     facts["repetition time"] = f"{contract.tr} s" if contract.tr else "the run's own"
+    if contract.kind == "volume" and contract.tr_range:
+        low, high = contract.tr_range
+        facts["repetition time"] += f"; {low} to {high} s are kept as they are"
     window = f"{contract.window} volumes, one every {contract.stride}"
     facts["window"] = window if contract.window else "the whole run"
     if contract.kind == "parcels" and contract.shortest:

@@ -25,7 +25,7 @@ ERRORS = {
     if isinstance(kind, type) and issubclass(kind, errors.AppError)
 }
 DOORS = {
-    "bids": {"bids_app/inputs/dataset.py"},
+    "bids": {"bids_app/inputs/database.py"},
     "nipype": {"pipelines/preprocess/"},
     "niworkflows": {"pipelines/preprocess/"},
     "templateflow": {"pipelines/templates.py"},
@@ -41,6 +41,9 @@ DOORS = {
     "dask_jobqueue": {"bids_app/clusters/executor_dask"},
     "distributed": {"bids_app/clusters/executor_dask"},
     "pyarrow": {"bids_app/group/store.py"},
+    "rich": {"bids_app/progress/"},
+    "shtab": {"bids_app/verbs/completion.py"},
+    "umap": {"pipelines/figures/neighbourhood.py"},
     "ants": {"pipelines/preprocess/", "pipelines/xfm.py"},
     "SimpleITK": {"pipelines/preprocess/"},
     "deepbet": {"pipelines/preprocess/anatomy/brainmask.py"},

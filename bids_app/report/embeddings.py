@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from neurostorm_app.bids_app.group.prediction_files import UNTRAINED
+from neurostorm_app.bids_app.report.guesses import Guess, read_guess
 from neurostorm_app.bids_app.report.panels import (
     Fact,
     Notice,
@@ -15,8 +19,11 @@ from neurostorm_app.bids_app.report.panels import (
     flatten,
 )
 from neurostorm_app.bids_app.report.reading import numbers, read_vectors
+from neurostorm_app.bids_app.report.standing import Standing, find_standing
 from neurostorm_app.pipelines.figures import (
     connectome_figure,
+    position_figure,
+    similarity,
     similarity_figure,
     trajectory_figure,
 )
@@ -24,12 +31,23 @@ from neurostorm_app.pipelines.figures import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from numpy.typing import NDArray
+
     from neurostorm_app.bids_app.report.neighbours import Cohort, Neighbour
     from neurostorm_app.bids_app.report.tree import EmbeddingFiles, RunFiles
 
-__all__ = ["ModelSection", "RunEmbeddingSection", "build_models", "conformance", "is_demo"]
+__all__ = [
+    "ModelSection",
+    "RunEmbeddingSection",
+    "build_models",
+    "conformance",
+    "is_control",
+    "is_demo",
+]
 
 _CONNECTOME = "connectome"
+_ONE = 0.01
+"""Cosines of windows within this range say nothing but that all windows share most of a vector."""
 _TOLD = ("Pooling", "Precision", "Device")
 
 
@@ -43,6 +61,8 @@ class RunEmbeddingSection:
     facts: list[Fact] = field(default_factory=list)
     panels: list[Panel] = field(default_factory=list)
     neighbours: list[Neighbour] = field(default_factory=list)
+    standing: Standing | None = None
+    guess: Guess | None = None
     notices: list[Notice] = field(default_factory=list)
 
 
@@ -63,6 +83,11 @@ class ModelSection:
 def is_demo(sidecar: Mapping[str, Any]) -> bool:
     """Tell whether an embedding comes from demonstration weights."""
     return bool(sidecar.get("Demo")) or str(sidecar.get("Description", "")).startswith("DEMO")
+
+
+def is_control(label: str) -> bool:
+    """Tell whether a label is that of a model's twin with random weights."""
+    return label.endswith(UNTRAINED)
 
 
 def conformance(sidecar: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,12 +144,60 @@ def _build_run(run: RunFiles, files: EmbeddingFiles, cohort: Cohort | None) -> R
         met=contract.get("met"),
         reasons=[str(reason) for reason in contract.get("reasons", [])],
     )
+    attempt(section.notices, lambda: _draw(section, files))
     if cohort is not None:
         section.neighbours = cohort.nearest(run.name)
-    attempt(section.notices, lambda: _draw(section, files))
+        section.standing = find_standing(cohort, run.name, demo=is_demo(files.sidecar))
+        section.panels += _position(run, cohort)
+    section.guess = attempt(section.notices, lambda: read_guess(files))
     told = {key: value for key, value in contract.items() if key not in ("met", "reasons")}
     section.facts += flatten(told)
     return section
+
+
+def _position(run: RunFiles, cohort: Cohort) -> list[Panel]:
+    """Draw the run among all runs; nothing if it is not among them, or nearly alone."""
+    if run.name not in cohort.names or len(cohort.names) < 3:
+        return []
+    here = cohort.names.index(run.name)
+    places, explained = cohort.plane()
+    own = np.array([name == cohort.participants[here] for name in cohort.participants])
+    title = f"{cohort.label}, {run.title}"
+    return [
+        chart(
+            anchor(run.name, cohort.label, "position"),
+            position_figure(
+                places, explained, own=own, here=here, label=f"Position among all runs: {title}."
+            ),
+            title="Position among all runs",
+            caption=(
+                f"{len(cohort.names)} runs in the plane of their first two principal components. "
+                "A run far from all others is worth a look."
+            ),
+        )
+    ]
+
+
+def _compare(
+    windows: NDArray[np.float32], onsets: NDArray[np.float64], ident: str, where: str
+) -> Panel:
+    """Draw windows against windows; where all are nearly one, without what they share."""
+    others = similarity(windows)[~np.eye(len(windows), dtype=bool)]
+    blocks = "Blocks are stretches in which brain or head stayed in one state."
+    name = "cosine similarity"
+    if float(np.ptp(others)) < _ONE:
+        windows = windows - windows.mean(0)
+        name = "cosine, mean taken off"
+        blocks = (
+            f"All windows are alike (cosine {others.min():.4f} and above), so their mean was taken "
+            f"off before they were compared. {blocks}"
+        )
+    return chart(
+        ident,
+        similarity_figure(windows, onsets, label=f"Similarity of windows: {where}.", name=name),
+        title="Windows against windows",
+        caption=blocks,
+    )
 
 
 def _draw(section: RunEmbeddingSection, files: EmbeddingFiles) -> None:
@@ -139,14 +212,7 @@ def _draw(section: RunEmbeddingSection, files: EmbeddingFiles) -> None:
     ident = anchor(run.name, files.label)
     where = f"{files.label}, {run.title}"
     if len(windows) >= 3 and onsets is not None:
-        section.panels.append(
-            chart(
-                f"{ident}-similarity",
-                similarity_figure(windows, onsets, label=f"Similarity of windows: {where}."),
-                title="Windows against windows",
-                caption="Blocks are stretches in which brain or head stayed in one state.",
-            )
-        )
+        section.panels.append(_compare(windows, onsets, f"{ident}-similarity", where))
         section.panels.append(
             chart(
                 f"{ident}-trajectory",

@@ -1,4 +1,4 @@
-"""The functional section of a run: measures, registration, carpet, motion, signal."""
+"""The functional section of a run: measures, registration, distortion, noise, motion, signal."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ import numpy as np
 
 from neurostorm_app.bids_app.report.anatomical import tissue
 from neurostorm_app.bids_app.report.measuring import Material, gather, measure
+from neurostorm_app.bids_app.report.native import (
+    Tissues,
+    draw_distortion,
+    draw_field,
+    draw_noise,
+)
+from neurostorm_app.bids_app.report.native_files import NativeAnatomy
 from neurostorm_app.bids_app.report.panels import (
     Fact,
     Notice,
     Panel,
     anchor,
     attempt,
-    chart,
     flatten,
     mosaic_panel,
 )
-from neurostorm_app.bids_app.report.reading import numbers
-from neurostorm_app.bids_app.report.verdict import FD_HIGH, Measures
+from neurostorm_app.bids_app.report.traces import draw_carpet, draw_confounds, draw_motion
+from neurostorm_app.bids_app.report.verdict import Measures
 from neurostorm_app.pipelines.figures import (
     Contour,
     Picture,
-    Trace,
     Volume,
-    carpet_figure,
     draw_mosaic,
-    motion_figure,
     read_volume,
 )
-from neurostorm_app.pipelines.figures.carpet import PLOT_SPAN
 from neurostorm_app.pipelines.figures.style import colour_stops
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable
 
     from neurostorm_app.bids_app.report.tree import Anatomy, RunFiles
 
@@ -57,7 +59,9 @@ class FunctionalSection:
     notices: list[Notice] = field(default_factory=list)
 
 
-def build_functional(run: RunFiles, anatomy: Anatomy | None) -> FunctionalSection:
+def build_functional(
+    run: RunFiles, anatomy: Anatomy | None, tissues: Tissues | None = None
+) -> FunctionalSection:
     """Measure and draw one run.
 
     Parameters
@@ -66,17 +70,28 @@ def build_functional(run: RunFiles, anatomy: Anatomy | None) -> FunctionalSectio
         Its files.
     anatomy : Anatomy or None
         The anatomical images in the same space.
+    tissues : Tissues or None
+        On the grid of the T1w image, for figures on the run's own grid.
     """
+    tissues = tissues or Tissues(NativeAnatomy())
     section = FunctionalSection(run=run, ident=anchor(run.name), measures=Measures())
     have = gather(run, anatomy, section.notices)
     section.measures = measure(have, section.notices)
     section.facts = _facts(have)
     section.records = flatten(run.qc)
     section.notices += _missing(have)
-    for build in (_registration, _carpet, _motion, _tsnr):
-        panel = attempt(section.notices, lambda build=build: build(have))  # type: ignore[misc]
-        if panel is not None:
-            section.panels.append(panel)
+    builds: tuple[Callable[[], Panel | None], ...] = (
+        lambda: _registration(have),
+        lambda: draw_distortion(run, tissues),
+        lambda: draw_field(run),
+        lambda: draw_noise(run, tissues, section.notices),
+        lambda: draw_carpet(have),
+        lambda: draw_motion(have),
+        lambda: draw_confounds(have),
+        lambda: _tsnr(have),
+    )
+    panels = [attempt(section.notices, build) for build in builds]
+    section.panels = [panel for panel in panels if panel is not None]
     return section
 
 
@@ -96,6 +111,7 @@ def _facts(have: Material) -> list[Fact]:
     timing = run.sidecar.get("SliceTimingCorrected")
     if timing is not None:
         facts.append(Fact(label="Slice timing", value="corrected" if timing else "not corrected"))
+    facts += _distortion(run)
     steady = sum(name.startswith("non_steady_state_outlier") for name in have.table)
     if have.table:
         facts.append(Fact(label="Initial volumes not steady", value=str(steady)))
@@ -103,6 +119,13 @@ def _facts(have: Material) -> list[Fact]:
     if run.elsewhere:
         facts.append(Fact(label="Taken from the derivative", value=run.elsewhere.split(":")[1]))
     return facts
+
+
+def _distortion(run: RunFiles) -> list[Fact]:
+    how = run.sidecar.get("DistortionCorrection")
+    if isinstance(how, dict):
+        return [Fact(label="Distortion", value=f"corrected, {how.get('Method', 'no method')}")]
+    return [Fact(label="Distortion", value="not corrected")] if run.native.after else []
 
 
 def _missing(have: Material) -> list[Notice]:
@@ -186,76 +209,4 @@ def _tsnr(have: Material) -> Panel | None:
             f"signal, as above the nose and the ears. Medians: {medians}."
         ),
         scale={"low": "0", "high": f"{high:.0f}", "stops": colour_stops(_TSNR_COLOURS)},
-    )
-
-
-def _carpet(have: Material) -> Panel | None:
-    if have.tr is None or (have.summary is None and not have.table):
-        return None
-    summary = have.summary
-    rows = len(next(iter(have.table.values()), []))
-    together = summary is None or rows in (0, summary.n_volumes)
-    traces = _traces(have) if rows and together else []
-    if not traces and summary is not None:
-        mean = summary.tissue_means["brain"]
-        traces = [Trace(name="GS", values=mean)]
-    if not traces:
-        return None
-    carpet = summary.carpet if summary else np.zeros((0, rows), dtype=np.float32)
-    words = f"Traces and carpet plot of {have.run.title}."
-    tissues = " Rows are voxels, ordered by tissue." if summary and len(summary.bands) > 1 else ""
-    return chart(
-        anchor(have.run.name, "carpet"),
-        carpet_figure(
-            carpet, summary.bands if summary else {}, traces=traces, tr=have.tr, label=words
-        ),
-        title="Signal over time",
-        caption=(
-            "GS is the mean over the brain, FD the framewise displacement with its limit of "
-            f"{FD_HIGH} mm.{tissues} Vertical bands through all tissues are motion or breathing."
-        ),
-        cursor={
-            "span": PLOT_SPAN,
-            "tr": have.tr,
-            "values": [(trace.name, _rounded(trace.values)) for trace in traces],
-        },
-    )
-
-
-def _traces(have: Material) -> list[Trace]:
-    columns = (
-        ("GS", "global_signal", ""),
-        ("CSF", "csf", ""),
-        ("WM", "white_matter", ""),
-        ("DVARS", "std_dvars" if "std_dvars" in have.table else "dvars", ""),
-        ("FD", "framewise_displacement", "mm"),
-    )
-    found = []
-    for name, column, unit in columns:
-        values = numbers(have.table, column)
-        if values is not None:
-            limit = FD_HIGH if name == "FD" else None
-            found.append(Trace(name=name, values=values, unit=unit, threshold=limit))
-    return found
-
-
-def _rounded(values: NDArray[np.float64]) -> list[float | None]:
-    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
-
-
-def _motion(have: Material) -> Panel | None:
-    moved = [numbers(have.table, f"trans_{axis}") for axis in "xyz"]
-    turned = [numbers(have.table, f"rot_{axis}") for axis in "xyz"]
-    if have.tr is None or any(column is None for column in moved + turned):
-        return None
-    return chart(
-        anchor(have.run.name, "motion"),
-        motion_figure(
-            np.stack([c for c in moved if c is not None], axis=1),
-            np.degrees(np.stack([c for c in turned if c is not None], axis=1)),
-            tr=have.tr,
-            label=f"Motion of the head in {have.run.title}.",
-        ),
-        title="Motion of the head",
-        caption="Against the reference volume. Slow drifts are common; steps and spikes are not.",
     )

@@ -14,27 +14,22 @@ from neurostorm_app.bids_app.participant.outputs import PRIVACY
 from neurostorm_app.bids_app.privacy import people_columns
 from neurostorm_app.bids_app.report.colouring import Colouring, colourings
 from neurostorm_app.bids_app.report.history import read_history
+from neurostorm_app.bids_app.report.maps import Followed, Map, draw_maps, find_followed
 from neurostorm_app.bids_app.report.neighbours import Cohort, Neighbour, read_cohorts
 from neurostorm_app.bids_app.report.panels import Notice, Panel, attempt, chart
 from neurostorm_app.bids_app.report.predictions import read_recognition, read_targets
 from neurostorm_app.bids_app.report.reading import Table, read_json, read_table
 from neurostorm_app.bids_app.report.records import RunRecord, read_records
 from neurostorm_app.bids_app.report.render import render_page
-from neurostorm_app.bids_app.report.strips import Dot, distributions
+from neurostorm_app.bids_app.report.strips import distributions
 from neurostorm_app.bids_app.report.verdict import LIMITS, Level
 from neurostorm_app.pipelines.figures import cohort_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
 __all__ = ["write_group_page"]
-
-MAP_SIZE, MAP_MARGIN = 460, 24
-_FEW = 5
-"""Fewer runs than this have no correlation worth showing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +38,11 @@ class CohortSection:
 
     label: str
     demo: bool
-    dots: list[Dot]
-    paths: list[list[tuple[float, float]]]
-    size: tuple[float, float]
-    explained: tuple[float, float]
+    maps: list[Map]
     heat: Panel
     nearest: list[tuple[RunRecord, Neighbour]]
     found: tuple[int, int]
-    motion: float | None
+    followed: list[Followed]
     colourings: list[Colouring]
 
 
@@ -138,22 +130,17 @@ def _attention(records: Sequence[RunRecord]) -> list[RunRecord]:
 
 
 def _section(cohort: Cohort, records: Sequence[RunRecord], people: Table) -> CohortSection | None:
-    """Lay out one model: map, heat map, neighbours."""
+    """Lay out one model: maps, heat map, neighbours."""
     known = {record.name: record for record in records}
     kept = [i for i, name in enumerate(cohort.names) if name in known]
     if len(kept) < 2:
         return None
     here = [known[cohort.names[i]] for i in kept]
-    places, explained = cohort.plane()
-    dots = _dots(places[kept], here)
     nearest = [(record, cohort.nearest(record.name, 1)[0]) for record in here]
     return CohortSection(
         label=cohort.label,
         demo=any(r.models[cohort.label].demo for r in here if cohort.label in r.models),
-        dots=dots,
-        paths=_paths(dots),
-        size=(MAP_SIZE, max(dot.y for dot in dots) + MAP_MARGIN),
-        explained=(float(explained[0]), float(explained[1])),
+        maps=draw_maps(cohort, kept, here),
         heat=chart(
             f"heat-{cohort.label}",
             cohort_figure(
@@ -166,43 +153,6 @@ def _section(cohort: Cohort, records: Sequence[RunRecord], people: Table) -> Coh
         ),
         nearest=nearest,
         found=cohort.found_first(),
-        motion=_follows_motion(places[kept, 0], here),
+        followed=find_followed(cohort, kept, here, people),
         colourings=colourings(here, people),
     )
-
-
-def _dots(places: NDArray[np.float64], records: Sequence[RunRecord]) -> list[Dot]:
-    """Scale the plane to the drawing, both axes alike."""
-    low, high = places.min(0), places.max(0)
-    width = max(float((high - low).max()), 1e-9)
-    scaled = (places - (low + high) / 2) / width * (MAP_SIZE - 2 * MAP_MARGIN) + MAP_SIZE / 2
-    return [
-        Dot(
-            x=float(x),
-            y=float(MAP_SIZE - y),
-            record=record,
-            text=f"sub-{record.participant}, {record.title}",
-        )
-        for (x, y), record in zip(scaled, records, strict=True)
-    ]
-
-
-def _paths(dots: Sequence[Dot]) -> list[list[tuple[float, float]]]:
-    """Join the runs of each participant."""
-    by_person: dict[str, list[tuple[float, float]]] = {}
-    for dot in dots:
-        by_person.setdefault(dot.record.participant, []).append((dot.x, dot.y))
-    return [points for points in by_person.values() if len(points) > 1]
-
-
-def _follows_motion(scores: NDArray[np.float64], records: Sequence[RunRecord]) -> float | None:
-    """Correlate the first component with motion; None with few runs or without motion."""
-    pairs: Mapping[int, float] = {
-        i: r.measures.mean_fd for i, r in enumerate(records) if r.measures.mean_fd is not None
-    }
-    if len(pairs) < _FEW:
-        return None
-    motion, kept = np.array(list(pairs.values())), scores[list(pairs)]
-    if motion.std() == 0 or kept.std() == 0:
-        return None
-    return float(np.corrcoef(motion, kept)[0, 1])

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.derivatives import write_json
-from neurostorm_app.bids_app.report.embeddings import conformance, is_demo
+from neurostorm_app.bids_app.report.embeddings import conformance, is_control, is_demo
 from neurostorm_app.bids_app.report.measuring import gather, measure
 from neurostorm_app.bids_app.report.panels import Notice, anchor
 from neurostorm_app.bids_app.report.reading import read_json
@@ -108,8 +108,12 @@ def read_records(output_dir: Path, participant: str, notices: list[Notice]) -> l
 
 
 def contracts_of(run: RunFiles) -> dict[str, dict[str, Any]]:
-    """Take how far a run met the contract of each model."""
-    return {label: conformance(files.sidecar) for label, files in run.embeddings.items()}
+    """Take how far a run met the contract of each model; controls with random weights have none."""
+    return {
+        label: conformance(files.sidecar)
+        for label, files in run.embeddings.items()
+        if not is_control(label)
+    }
 
 
 def _restore(content: dict[str, Any]) -> tuple[Measures, Verdict]:

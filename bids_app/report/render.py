@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from neurostorm_app.bids_app.derivatives import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from jinja2 import Environment
 
@@ -22,7 +22,14 @@ __all__ = ["render_page"]
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render_page(template: str, path: Path, *, root: Path, context: Mapping[str, Any]) -> Path:
+def render_page(
+    template: str,
+    path: Path,
+    *,
+    root: Path,
+    context: Mapping[str, Any],
+    scripts: Sequence[str] = ("script.js",),
+) -> Path:
     """Fill a template and write the page.
 
     Parameters
@@ -35,6 +42,8 @@ def render_page(template: str, path: Path, *, root: Path, context: Mapping[str, 
         The output folder.
     context : mapping
         What the template shows.
+    scripts : sequence of str
+        File names of what a page does, in this order.
     """
     from importlib.metadata import version
 
@@ -45,11 +54,15 @@ def render_page(template: str, path: Path, *, root: Path, context: Mapping[str, 
             **context,
             app_version=version("neurostorm-app"),
             css=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
-            script=(_TEMPLATES / "script.js").read_text(encoding="utf-8"),
+            script="".join(_script(name) for name in scripts),
         )
     )
     write_text(path, page, root=root)
     return path
+
+
+def _script(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _environment() -> Environment:
@@ -64,6 +77,7 @@ def _environment() -> Environment:
     )
     environment.filters["duration"] = _duration
     environment.filters["size"] = _size
+    environment.filters["energy"] = _energy
     environment.filters["moment"] = _moment
     environment.filters["position"] = _position
     environment.filters["sentence"] = _sentence
@@ -85,6 +99,13 @@ def _size(n_bytes: float | None) -> str:
     if n_bytes is None:
         return "not recorded"
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def _energy(joules: float | None) -> str:
+    """Say what was measured in words; nothing is guessed."""
+    if joules is None:
+        return "not measured"
+    return f"{joules / 3600:.1f} Wh ({joules / 1000:.0f} kJ)"
 
 
 def _moment(text: str) -> str:

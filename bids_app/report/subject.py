@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from neurostorm_app.bids_app.report.anatomical import build_anatomy
-from neurostorm_app.bids_app.report.embeddings import build_models, is_demo
+from neurostorm_app.bids_app.report.citing import write_methods
+from neurostorm_app.bids_app.report.embeddings import build_models, is_control, is_demo
 from neurostorm_app.bids_app.report.functional import FunctionalSection, build_functional
 from neurostorm_app.bids_app.report.history import read_history
 from neurostorm_app.bids_app.report.meters import Meter, meters_of
-from neurostorm_app.bids_app.report.neighbours import read_cohorts
+from neurostorm_app.bids_app.report.native import Tissues
+from neurostorm_app.bids_app.report.neighbours import Cohort, read_cohorts
+from neurostorm_app.bids_app.report.outlook import read_outlooks
 from neurostorm_app.bids_app.report.panels import Notice, attempt, flatten
 from neurostorm_app.bids_app.report.reading import read_json
 from neurostorm_app.bids_app.report.records import contracts_of, make_record, write_records
 from neurostorm_app.bids_app.report.render import render_page
+from neurostorm_app.bids_app.report.standing import find_standing
 from neurostorm_app.bids_app.report.tree import Participant, RunFiles, read_participant
 from neurostorm_app.bids_app.report.verdict import Level, Verdict, judge, overall
+from neurostorm_app.bids_app.report.viewer import Scene, Shelf, build_scene, viewer_library
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = ["write_subject_page"]
@@ -33,9 +39,12 @@ class RunCard:
     verdict: Verdict
     meters: list[Meter]
     models: dict[str, bool]
+    scene: Scene | None = None
 
 
-def write_subject_page(output_dir: Path, participant: str) -> Path:
+def write_subject_page(
+    output_dir: Path, participant: str, *, viewer: Literal["on", "off"] = "on"
+) -> Path:
     """Write the page of a participant.
 
     Parameters
@@ -44,6 +53,8 @@ def write_subject_page(output_dir: Path, participant: str) -> Path:
         The output tree; only it is read, and series that its sidecars point to.
     participant : str
         Label without ``sub-``.
+    viewer : {"on", "off"}
+        Whether the page holds volumes and a viewer for them, about 2 MB a run.
 
     Returns
     -------
@@ -53,11 +64,13 @@ def write_subject_page(output_dir: Path, participant: str) -> Path:
     found = read_participant(output_dir, participant)
     notices = [Notice(what=problem.what, fix=problem.fix) for problem in found.problems]
     cohorts = attempt(notices, lambda: read_cohorts(output_dir, notices, keep=participant)) or {}
-    cards = [_card(run, found) for run in found.runs]
+    tissues, shelf = Tissues(found.native), Shelf() if viewer == "on" else None
+    cards = [_card(run, found, cohorts, tissues=tissues, shelf=shelf) for run in found.runs]
     records = [make_record(c.section.run, c.section.measures, c.verdict) for c in cards]
     write_records(output_dir, participant, records)
     models = build_models(found.runs, cohorts)
     level = overall([card.verdict.level for card in cards])
+    outlooks = read_outlooks(output_dir, participant, found.runs, notices)
     dataset = attempt(notices, lambda: read_json(output_dir / "dataset_description.json")) or {}
     context = {
         "title": f"sub-{participant}",
@@ -71,29 +84,51 @@ def write_subject_page(output_dir: Path, participant: str) -> Path:
         "models": models,
         "demo": [model.name for model in models if model.demo],
         "history": read_history(output_dir, participant),
-        "methods": found.methods,
+        "methods": write_methods(found.methods, found.runs),
+        "outlooks": outlooks,
+        "volumes": shelf.volumes if shelf else {},
+        "viewer_library": viewer_library() if shelf and shelf.volumes else "",
         "failures": [card.section.run for card in cards if card.section.measures.error],
         "notices": notices,
         "has_group": (output_dir / "group.html").is_file(),
     }
     path = output_dir / f"sub-{participant}.html"
-    return render_page("subject.html", path, root=output_dir, context=context)
+    scripts = ("script.js", "viewer.js") if context["volumes"] else ("script.js",)
+    return render_page("subject.html", path, root=output_dir, context=context, scripts=scripts)
 
 
-def _card(run: RunFiles, found: Participant) -> RunCard:
+def _card(
+    run: RunFiles,
+    found: Participant,
+    cohorts: Mapping[str, Cohort],
+    *,
+    tissues: Tissues,
+    shelf: Shelf | None,
+) -> RunCard:
     """Measure, draw and judge one run."""
     anatomy = next((a for a in found.anatomy if a.space == run.space), None)
-    section = build_functional(run, anatomy)
+    section = build_functional(run, anatomy, tissues)
+    demos = {label: is_demo(files.sidecar) for label, files in run.embeddings.items()}
+    stands = [
+        find_standing(cohorts[label], run.name, demo=demo)
+        for label, demo in demos.items()
+        if label in cohorts and not is_control(label)
+    ]
     verdict = judge(
         section.measures,
         qc={**found.qc, **run.qc},
         contracts=contracts_of(run),
+        standings=[standing for standing in stands if standing is not None],
     )
+    scene = build_scene(run, anatomy, shelf) if shelf is not None else None
+    if isinstance(scene, Notice):
+        section.notices.append(scene)
     return RunCard(
         section=section,
         verdict=verdict,
         meters=meters_of(section.measures),
-        models={label: is_demo(files.sidecar) for label, files in run.embeddings.items()},
+        models=demos,
+        scene=scene if isinstance(scene, Scene) else None,
     )
 
 
@@ -110,6 +145,10 @@ def _answer(cards: list[RunCard]) -> str:
         Level.FAILED: ("did not finish", "did not finish"),
     }
     if len(cards) == 1:
-        return f"The run {words[cards[0].verdict.level][0]}."
+        verdict = cards[0].verdict
+        causes = [r.topic for r in verdict.reasons if r.level is verdict.level]
+        named = [topic[:1].lower() + topic[1:] for topic in dict.fromkeys(causes)]
+        why = "" if verdict.level is Level.GOOD or not named else f": {', '.join(named)}"
+        return f"The run {words[verdict.level][0]}{why}."
     parts = [f"{n} {words[level][n > 1]}" for level in Level if (n := counts[level])]
     return f"Of {len(cards)} runs, " + ", ".join(parts) + "."

@@ -10,8 +10,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
 
+from neurostorm_app.bids_app.report.links import resolve
+from neurostorm_app.bids_app.report.model_files import EmbeddingFiles, group_by_model
+from neurostorm_app.bids_app.report.native_files import (
+    NativeAnatomy,
+    NativeFiles,
+    find_native,
+    find_native_anatomy,
+)
 from neurostorm_app.bids_app.report.reading import read_json
 from neurostorm_app.errors import AppError
 
@@ -36,16 +43,6 @@ class Anatomy:
     dseg: Path | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingFiles:
-    """What one model gave for one run."""
-
-    label: str
-    windows: Path | None = None
-    pooled: Path | None = None
-    sidecar: dict[str, Any] = field(default_factory=dict)
-
-
 @dataclass(kw_only=True)
 class RunFiles:
     """One run: its files, and the small ones' content.
@@ -64,6 +61,8 @@ class RunFiles:
         BIDS address of the series if it lies in another derivative.
     sidecar, qc, report : dict
         Content of the series' sidecar and of the run's files under ``logs``.
+    native : NativeFiles
+        Images on the grid on which the run was acquired.
     embeddings : dict
         Label of a model to its files.
     """
@@ -80,6 +79,7 @@ class RunFiles:
     sidecar: dict[str, Any] = field(default_factory=dict)
     qc: dict[str, Any] = field(default_factory=dict)
     report: dict[str, Any] = field(default_factory=dict)
+    native: NativeFiles = field(default_factory=NativeFiles)
     embeddings: dict[str, EmbeddingFiles] = field(default_factory=dict)
 
     @property
@@ -101,6 +101,8 @@ class Participant:
         One for each standard space.
     runs : list of RunFiles
         In the order of their names.
+    native : NativeAnatomy
+        Tissues on the grid of the T1w image.
     qc : dict
         Quality of the anatomical part.
     methods : str
@@ -112,6 +114,7 @@ class Participant:
     label: str
     anatomy: list[Anatomy]
     runs: list[RunFiles]
+    native: NativeAnatomy
     qc: dict[str, Any]
     methods: str
     problems: list[AppError]
@@ -140,10 +143,12 @@ def read_participant(output_dir: Path, participant: str) -> Participant:
         for name in sorted(names)
     ]
     methods = output_dir / "logs" / f"sub-{participant}_methods.md"
+    anatomical = _anatomical_files(files, runs)
     return Participant(
         label=participant,
-        anatomy=_read_anatomy(_anatomical_files(files, runs)),
+        anatomy=_read_anatomy(anatomical),
         runs=runs,
+        native=find_native_anatomy(anatomical),
         qc=_Reader(problems).json(output_dir / "logs" / f"sub-{participant}_qc.json"),
         methods=methods.read_text(encoding="utf-8") if methods.is_file() else "",
         problems=problems,
@@ -232,7 +237,9 @@ def _read_run(
         entities=_entities(name),
         qc=read.json(output_dir / "logs" / f"{name}_qc.json"),
         report=read.json(output_dir / "logs" / f"{name}_report.json"),
-        embeddings=_read_embeddings(files, read),
+        embeddings=group_by_model(
+            files + sorted((output_dir / "logs").glob(f"{name}_*_reconstruction.json")), read.json
+        ),
     )
     if not _spaces(files, "_desc-preproc_bold.nii.gz"):
         source = _source_of(run, output_dir, links)
@@ -244,6 +251,7 @@ def _read_run(
 
 def _fill_series(run: RunFiles, files: list[Path], read: _Reader) -> None:
     """Note the images of the first standard space."""
+    run.native = find_native(files)
     run.confounds = _pick(files, r"_desc-confounds_(timeseries|regressors)\.tsv$")
     spaces = _spaces(files, "_desc-preproc_bold.nii.gz") or _spaces(files, "_embedding.tsv")
     if not spaces:
@@ -257,22 +265,6 @@ def _fill_series(run: RunFiles, files: list[Path], read: _Reader) -> None:
     run.sidecar = read.json(_pick(here, r"_desc-preproc_bold\.json$"))
 
 
-def _read_embeddings(files: list[Path], read: _Reader) -> dict[str, EmbeddingFiles]:
-    """Group the embedding files of a run by model."""
-    tables = [path for path in files if path.name.endswith("_embedding.tsv")]
-    descriptions = {_entities(path.name).get("desc", "") for path in tables}
-    labels = sorted({description.removesuffix("Windows") for description in descriptions})
-    found = {}
-    for label in labels:
-        windows = _pick(tables, rf"_desc-{re.escape(label)}Windows_embedding\.tsv$")
-        pooled = _pick(tables, rf"_desc-{re.escape(label)}_embedding\.tsv$")
-        sidecar: dict[str, Any] = {}
-        for table in (windows, pooled):
-            sidecar |= read.json(table.with_suffix(".json")) if table else {}
-        found[label] = EmbeddingFiles(label=label, windows=windows, pooled=pooled, sidecar=sidecar)
-    return found
-
-
 def _source_of(run: RunFiles, output_dir: Path, links: Mapping[str, str]) -> Path | None:
     """Follow the sidecar of an embedding to the series it was made from."""
     for embedding in run.embeddings.values():
@@ -280,20 +272,7 @@ def _source_of(run: RunFiles, output_dir: Path, links: Mapping[str, str]) -> Pat
             if not str(source).endswith(("_bold.nii.gz", "_bold.nii")):
                 continue
             run.elsewhere = str(source)
-            path = _resolve(str(source), output_dir, links)
+            path = resolve(str(source), output_dir, links)
             if path is not None and path.is_file():
                 return path
     return None
-
-
-def _resolve(uri: str, output_dir: Path, links: Mapping[str, str]) -> Path | None:
-    """Turn a BIDS address into a path; None if its dataset is not known."""
-    match = re.fullmatch(r"bids:([^:]*):(.+)", uri)
-    if match is None:
-        return None
-    if not match[1]:
-        return output_dir / unquote(match[2])
-    link = urlparse(str(links.get(match[1], "")))
-    if not link.path or link.scheme not in ("", "file"):
-        return None
-    return output_dir / unquote(link.path) / unquote(match[2])

@@ -13,33 +13,22 @@ Satterthwaite et al. (2013), NeuroImage 64: at least four minutes of quiet data 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from neurostorm_app.bids_app.report.verdict_kinds import RANK, Level, Reason, Verdict
+from neurostorm_app.bids_app.report.verdict_said import (
+    weigh_contracts,
+    weigh_neighbours,
+    weigh_records,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from neurostorm_app.bids_app.report.standing import Standing
 
 __all__ = ["FD_HIGH", "LIMITS", "Level", "Measures", "Reason", "Verdict", "judge", "overall"]
 
-
-class Level(StrEnum):
-    """How far a scan can be trusted, from best to worst."""
-
-    GOOD = "good"
-    UNKNOWN = "unknown"
-    CHECK = "check"
-    BAD = "bad"
-    FAILED = "failed"
-
-
-_RANK = {level: i for i, level in enumerate(Level)}
-_HEADLINES = {
-    Level.GOOD: "Looks sound",
-    Level.UNKNOWN: "Not everything is known",
-    Level.CHECK: "Look before you use it",
-    Level.BAD: "Do not use as it is",
-    Level.FAILED: "Not finished",
-}
 
 FD_HIGH = 0.5
 """A volume above this framewise displacement (mm) counts as moved."""
@@ -53,32 +42,6 @@ LIMITS: dict[str, tuple[float, float]] = {
 }
 """Where "look" and "bad" begin: above the limit where less is better, below it elsewhere."""
 _FD_JUMP = 5.0
-_WORDS = {"look": Level.CHECK, "fail": Level.BAD}
-"""What steps say of their work."""
-_WEIGHED = {"fd_mean", "fd_max", "fd_share", "tsnr", "brain_coverage"}
-"""Measures of the preprocessing for which there is a rule here."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """One thing that speaks for or against a scan."""
-
-    level: Level
-    topic: str
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A level and what led to it, worst first."""
-
-    level: Level
-    reasons: tuple[Reason, ...]
-
-    @property
-    def headline(self) -> str:
-        """The verdict in a few words."""
-        return _HEADLINES[self.level]
 
 
 @dataclass(kw_only=True)
@@ -119,7 +82,11 @@ class Measures:
 
 
 def judge(
-    measures: Measures, *, qc: Mapping[str, Any], contracts: Mapping[str, Mapping[str, Any]]
+    measures: Measures,
+    *,
+    qc: Mapping[str, Any],
+    contracts: Mapping[str, Mapping[str, Any]],
+    standings: Iterable[Standing] = (),
 ) -> Verdict:
     """Weigh what is known of a run.
 
@@ -131,6 +98,8 @@ def judge(
         Quality records of the preprocessing; each ``verdict`` in it, however deep, counts.
     contracts : mapping
         Model to its record of how far the run met what the model eats: ``met`` and ``reasons``.
+    standings : iterable of Standing
+        Where the run stands among the others, by model; none if the group level has not run.
     """
     reasons = [
         *_failure(measures),
@@ -139,17 +108,18 @@ def judge(
         *_coverage(measures),
         *_registration(measures),
         *_signal(measures),
-        *_records(qc),
-        *_conformance(contracts),
+        *weigh_records(qc),
+        *weigh_contracts(contracts),
+        *weigh_neighbours(standings),
     ]
-    reasons.sort(key=lambda reason: -_RANK[reason.level])
-    level = max((reason.level for reason in reasons), key=_RANK.__getitem__, default=Level.UNKNOWN)
+    reasons.sort(key=lambda reason: -RANK[reason.level])
+    level = max((reason.level for reason in reasons), key=RANK.__getitem__, default=Level.UNKNOWN)
     return Verdict(level=level, reasons=tuple(reasons))
 
 
 def overall(levels: list[Level]) -> Level:
     """Take the worst of several levels; nothing is not known."""
-    return max(levels, key=_RANK.__getitem__, default=Level.UNKNOWN)
+    return max(levels, key=RANK.__getitem__, default=Level.UNKNOWN)
 
 
 def _grade(name: str, value: float) -> Level:
@@ -185,7 +155,7 @@ def _motion(m: Measures) -> Iterator[Reason]:
     level = max(
         _grade("mean_fd", m.mean_fd),
         _grade("share_high", m.share_high),
-        key=_RANK.__getitem__,
+        key=RANK.__getitem__,
     )
     yield Reason(
         level=level,
@@ -251,49 +221,3 @@ def _signal(m: Measures) -> Iterator[Reason]:
         text=f"Median temporal signal-to-noise ratio {m.tsnr:.0f}"
         + ("." if level is Level.GOOD else f", below {LIMITS['tsnr'][0]:.0f}."),
     )
-
-
-def _records(qc: Mapping[str, Any], topic: str = "Preprocessing") -> Iterator[Reason]:
-    """Find what every step of the preprocessing says against its own work."""
-    for key, value in qc.items():
-        if key == "quality" and isinstance(value, dict):
-            yield from _quality(value.get("measures", {}))
-        elif isinstance(value, dict):
-            yield from _records(value, key.replace("_", " ").capitalize())
-    word, _, rest = str(qc.get("verdict", "pass")).partition(": ")
-    if word in _WORDS:
-        for text in qc.get("reasons") or [rest or "no reason is recorded"]:
-            yield Reason(level=_WORDS[word], topic=topic, text=text[:1].upper() + text[1:] + ".")
-
-
-def _quality(measures: Mapping[str, Any]) -> Iterator[Reason]:
-    """Take the numbers that are beyond their limits, of those that are not weighed here."""
-    for name, measure in measures.items():
-        if name not in _WEIGHED and measure["verdict"] in _WORDS:
-            side = "below" if measure["low"] else "above"
-            unit = f" {measure['unit']}" if measure["unit"] else ""
-            words = measure.get("words", name.replace("_", " "))
-            value = f"{measure['value']:.3g}{unit}"
-            text = f"{words[:1].upper()}{words[1:]}: {value}, {side} the limit"
-            limit = measure[measure["verdict"]]
-            yield Reason(
-                level=_WORDS[measure["verdict"]], topic="Series", text=f"{text} of {limit:g}{unit}."
-            )
-
-
-def _conformance(contracts: Mapping[str, Mapping[str, Any]]) -> Iterator[Reason]:
-    for model, contract in contracts.items():
-        topic = f"Contract of {model}"
-        if "met" not in contract:
-            text = "Whether the run is what the model was trained on is not recorded."
-            yield Reason(level=Level.UNKNOWN, topic=topic, text=text)
-        elif contract["met"]:
-            text = "The run is the kind of data that the model takes."
-            yield Reason(level=Level.GOOD, topic=topic, text=text)
-        else:
-            why = "; ".join(str(reason) for reason in contract.get("reasons", [])).rstrip(".")
-            yield Reason(
-                level=Level.CHECK,
-                topic=topic,
-                text=f"The run is not what the model takes: {why or 'no reason is recorded'}.",
-            )

@@ -5,7 +5,10 @@ the orientation of the file; charts are vector graphics whose colours follow the
 """
 
 from neurostorm_app.pipelines.figures.carpet import Trace, carpet_figure, motion_figure
+from neurostorm_app.pipelines.figures.correlations import confound_figure, correlate
 from neurostorm_app.pipelines.figures.mosaic import Contour, Mosaic, Picture, draw_mosaic
+from neurostorm_app.pipelines.figures.neighbourhood import neighbourhood
+from neurostorm_app.pipelines.figures.position import position_figure
 from neurostorm_app.pipelines.figures.slices import Volume, mask_overlap, read_volume
 from neurostorm_app.pipelines.figures.summary import SeriesSummary, summarise_series
 from neurostorm_app.pipelines.figures.vectors import (
@@ -26,10 +29,14 @@ __all__ = [
     "Volume",
     "carpet_figure",
     "cohort_figure",
+    "confound_figure",
     "connectome_figure",
+    "correlate",
     "draw_mosaic",
     "mask_overlap",
     "motion_figure",
+    "neighbourhood",
+    "position_figure",
     "project",
     "read_volume",
     "similarity",

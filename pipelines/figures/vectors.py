@@ -87,7 +87,9 @@ def similarity(vectors: Vectors, *, centre: bool = False) -> NDArray[np.float64]
     return np.asarray(np.clip(alike, -1, 1), dtype=np.float64)
 
 
-def similarity_figure(vectors: Vectors, onsets: NDArray[np.float64], *, label: str) -> str:
+def similarity_figure(
+    vectors: Vectors, onsets: NDArray[np.float64], *, label: str, name: str = "cosine similarity"
+) -> str:
     """Draw the cosine similarity of all pairs of windows.
 
     Parameters
@@ -98,6 +100,8 @@ def similarity_figure(vectors: Vectors, onsets: NDArray[np.float64], *, label: s
         Their first moments in seconds.
     label : str
         What the figure shows, for those who cannot see it.
+    name : str
+        Beside the scale of the colours.
     """
     matrix = similarity(vectors)
     others = matrix[~np.eye(len(matrix), dtype=bool)]
@@ -115,7 +119,7 @@ def similarity_figure(vectors: Vectors, onsets: NDArray[np.float64], *, label: s
     )
     axes.set_xlabel("window onset (s)")
     axes.set_ylabel("window onset (s)")
-    _scale(figure, shown, (342, 12, 10, 270), "cosine similarity")
+    _scale(figure, shown, (342, 12, 10, 270), name)
     return to_svg(figure, label=label)
 
 
@@ -133,10 +137,17 @@ def trajectory_figure(vectors: Vectors, onsets: NDArray[np.float64], *, label: s
     """
     places, explained = project(vectors)
     figure = new_figure(420, 332)
-    axes = bare(figure, (58, 12, 270, 270))
+    axes = bare(figure, (72, 12, 256, 270))
     axes.plot(*places.T, color=LINE, linewidth=1.0, zorder=1)
     shown = axes.scatter(
-        places[:, 0], places[:, 1], c=onsets, cmap=_SEQUENTIAL, s=34, zorder=2, linewidths=0
+        places[:, 0],
+        places[:, 1],
+        c=onsets,
+        cmap=_SEQUENTIAL,
+        s=38,
+        zorder=2,
+        edgecolors=MUTED,
+        linewidths=0.7,
     )
     for i, name in ((0, "start"), (-1, "end")):
         axes.annotate(

@@ -23,10 +23,13 @@ from neurostorm_app.pipelines.figures import (
     Volume,
     carpet_figure,
     cohort_figure,
+    confound_figure,
     connectome_figure,
+    correlate,
     draw_mosaic,
     mask_overlap,
     motion_figure,
+    position_figure,
     project,
     read_volume,
     similarity,
@@ -322,3 +325,31 @@ def test_the_orientations_of_these_tests_are_what_they_say():
     codes = ["".join(nib.aff2axcodes(a)) for a in (RAS, LAS, LPI, ASR)]
     assert codes == ["RAS", "LAS", "LPI", "ASR"]
     np.testing.assert_allclose(vox2vox(RAS, RAS), np.eye(4), atol=1e-12)
+
+
+def test_confounds_are_correlated_over_the_rows_that_both_have(rng):
+    a = rng.normal(size=50)
+    b = 2 * a + rng.normal(size=50)
+    b[0] = np.nan
+    still = np.full(50, 3.0)
+    matrix = correlate({"a": a, "b": b, "still": still})
+    assert matrix[0, 1] == pytest.approx(np.corrcoef(a[1:], b[1:])[0, 1])
+    assert matrix[0, 2] == 0
+    assert np.array_equal(matrix, matrix.T)
+
+
+def test_the_chart_of_confounds_tells_each_correlation_with_the_first(rng):
+    columns = {name: rng.normal(size=30) for name in ("GS", "FD", "yaw")}
+    drawn = confound_figure(columns, label="Confounds.")
+    for value in correlate(columns)[0, 1:]:
+        assert f"{value:+.2f}".replace("-", "\u2212") in drawn or f"{value:+.2f}" in drawn
+    assert drawn == confound_figure(columns, label="Confounds.")
+
+
+def test_the_position_of_a_run_is_marked_among_the_others(rng):
+    places = rng.normal(size=(9, 2))
+    own = np.arange(9) < 2
+    shares = np.array([0.5, 0.2])
+    drawn = position_figure(places, shares, own=own, here=1, label="Position.")
+    for words in ("this run", "same participant", "other runs", "50% of variance"):
+        assert words in drawn

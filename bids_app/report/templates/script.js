@@ -82,9 +82,8 @@
   }
 
   for (const select of document.querySelectorAll("select[data-colours]")) {
-    const map = document.getElementById(select.dataset.colours);
     const show = () => {
-      for (const dot of map.querySelectorAll("circle")) dot.style.fill = dot.dataset[select.value] ?? "";
+      for (const dot of document.querySelectorAll(`[data-map="${select.dataset.colours}"] circle`)) dot.style.fill = dot.dataset[select.value] ?? "";
       for (const legend of document.querySelectorAll(`[data-legend-of="${select.dataset.colours}"]`)) legend.hidden = legend.dataset.key !== select.value;
     };
     select.addEventListener("change", show);
@@ -95,7 +94,7 @@
   addEventListener("beforeprint", () => {
     before = root.dataset.theme;
     root.dataset.theme = "light";
-    for (const part of document.querySelectorAll("details")) part.open = true;
+    for (const part of document.querySelectorAll("details:not(.raw)")) part.open = true;
   });
   addEventListener("afterprint", () => { if (before) root.dataset.theme = before; else delete root.dataset.theme; });
 })();

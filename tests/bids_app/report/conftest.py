@@ -98,6 +98,29 @@ class Tree:
             {"brain_mask": {"dice": 0.962, "verdict": "ok"}, "tissues": {"gm_litres": 0.71}},
         )
 
+    def native(self, name: str, *, shift: float = 6.0) -> None:
+        """Write a run's reference before and after correction, and the tissues it is judged by."""
+        person = name.split("_", maxsplit=1)[0]
+        func, anat = self.root / person / "func" / name, self.root / person / "anat" / person
+        after = np.choose(self.dseg, [0, 700, 620, 900]).astype(np.float32)
+        before = np.roll(after, round(shift / 6), axis=1)
+        write_image(Path(f"{func}_desc-hmc_boldref.nii.gz"), before, self.affine)
+        write_image(Path(f"{func}_desc-coreg_boldref.nii.gz"), after, self.affine)
+        mask = (self.dseg > 0).astype("u1")
+        write_image(Path(f"{func}_desc-brain_mask.nii.gz"), mask, self.affine)
+        field = (40 * np.sin(np.arange(self.shape[1]) / 5))[None, :, None] * (self.dseg > 0)
+        path = Path(f"{func}_fmapid-a_desc-boldref_fieldmap.nii.gz")
+        write_image(path, field.astype(np.float32), self.affine)
+        moved = " ".join(map(str, [1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]))
+        Path(f"{func}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt").write_text(
+            "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+            f"Parameters: {moved}\nFixedParameters: 0 0 0\n"
+        )
+        write_image(Path(f"{anat}_dseg.nii.gz"), self.dseg, self.affine)
+        for number, tissue in enumerate(("GM", "WM", "CSF"), start=1):
+            shares = (self.dseg == number).astype(np.float32)
+            write_image(Path(f"{anat}_label-{tissue}_probseg.nii.gz"), shares, self.affine)
+
     def series(self, name: str, *, quiet: bool = True) -> None:
         """Write the preprocessed series of a run with its mask and reference."""
         rng = self.rng(name)

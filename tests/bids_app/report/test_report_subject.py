@@ -186,7 +186,7 @@ def test_a_run_from_a_derivative_says_what_is_not_there(tree):
     assert "There is no table of confounds" in page.prose
     assert "Motion. Not known" in page.prose
     assert "Functional connectivity" in page.prose
-    assert "There is no methods text" in page.prose
+    assert "embedded by connectome (version 1, no weights)" in page.prose
 
 
 def test_a_derivative_that_is_still_there_is_drawn(tree, make_tree, tmp_path):

@@ -1,0 +1,2 @@
+// Stands in for zarrita: the reports hold no Zarr.
+export {};

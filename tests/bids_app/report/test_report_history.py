@@ -1,0 +1,115 @@
+"""Provenance and examples: times once each, energy only if measured, pictures of a guess."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+
+import pytest
+
+from neurostorm_app.bids_app.report.guesses import read_guess
+from neurostorm_app.bids_app.report.history import read_history
+from neurostorm_app.bids_app.report.model_files import EmbeddingFiles
+from neurostorm_app.bids_app.report.subject import write_subject_page
+from neurostorm_app.errors import DataError
+
+STAGES = {"anat.brain": 12.0, "run000.motion": 3.5, "fmap000.estimate": 20.0, "run000.qc": 0.0}
+
+
+def record(tree, name, **more):
+    about = {"started": "2026-11-21T11:20:30+00:00", "seconds": 60.0, "stages": STAGES}
+    tree.record(name, **(about | more))
+
+
+def test_units_of_one_piece_of_work_share_its_time(tree):
+    record(tree, "sub-01_anat")
+    record(tree, "sub-01_task-rest_fit")
+    record(tree, "sub-01_x_embedding", started="later", seconds=5.0, stages=None, model="m")
+    found = read_history(tree.root, "01")
+    assert [unit.together for unit in found.units] == [2, 2, 1]
+    assert found.seconds == 65.0
+
+
+def test_steps_are_listed_in_words_the_longest_first(tree):
+    record(tree, "sub-01_anat")
+    record(
+        tree,
+        "sub-01_x_embedding",
+        run="sub-01_task-rest_run-1",
+        model="m",
+        stages=None,
+        seconds=9.0,
+    )
+    found = read_history(tree.root, "01")
+    assert [step.name for step in found.stages] == [
+        "field map 1: estimate",
+        "anatomy: brain",
+        "task-rest run-1: embed m",
+        "run 1: motion",
+    ]
+    assert [step.share for step in found.stages] == pytest.approx([1, 0.6, 0.45, 0.175])
+
+
+def test_energy_is_told_only_if_it_was_measured(tree):
+    record(tree, "sub-01_anat")
+    assert read_history(tree.root, "01").joules is None
+    assert "not measured" in write_subject_page(tree.root, "01").read_text()
+    record(tree, "sub-01_anat", energy_joules=7200.0)
+    record(tree, "sub-01_task-rest_fit", energy_joules=7200.0)
+    assert read_history(tree.root, "01").joules == 7200.0
+    assert "2.0 Wh (7 kJ)" in write_subject_page(tree.root, "01").read_text()
+
+
+def example(**more):
+    def pack(*rows):
+        return base64.b64encode(zlib.compress(bytes([v for row in rows for v in row]))).decode()
+
+    return {
+        "Onset": 40.0,
+        "HiddenShare": 0.5,
+        "Error": 0.4,
+        "ErrorOfMean": 0.3,
+        "Unit": "variances",
+        "Views": [
+            {
+                "Title": "axial slice",
+                "Shape": [2, 3],
+                "Input": pack([0, 90, 255], [10, 20, 30]),
+                "Hidden": pack([0, 1, 0], [0, 0, 0]),
+                "Output": pack([1, 80, 200], [10, 20, 30]),
+            }
+        ],
+    } | more
+
+
+def test_what_was_guessed_is_shown_with_its_error_and_that_of_the_mean(tree):
+    name = "sub-01_task-rest"
+    tree.embedding(name, "neurostormDemo")
+    stem = f"{name}_space-MNI152NLin6Asym_res-2_desc-neurostormDemo_reconstruction.json"
+    path = tree.root / "logs" / stem
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(example()))
+    page = write_subject_page(tree.root, "01").read_text()
+    for words in ("Input, axial slice", "Seen by the model, axial slice", "Guess, axial slice"):
+        assert words in page
+    assert "50 % of it was hidden" in page
+    assert "0.4 variances; a guess of the mean of what it saw: 0.3" in page
+    assert "The model guesses worse than that" in page
+
+
+@pytest.mark.parametrize("damage", [{"Views": [{}]}, {"Error": "much"}, {"Views": None}])
+def test_a_damaged_example_is_named(tmp_path, damage):
+    path = tmp_path / "x_reconstruction.json"
+    path.write_text(json.dumps(example(**damage)))
+    with pytest.raises(DataError, match="no example of a reconstruction can be read"):
+        read_guess(EmbeddingFiles(label="x", guess=path))
+
+
+def test_a_picture_cut_short_is_named(tmp_path):
+    path = tmp_path / "x_reconstruction.json"
+    views = example()["Views"]
+    views[0]["Output"] = views[0]["Output"][:8]
+    path.write_text(json.dumps(example(Views=views)))
+    with pytest.raises(DataError, match="no example of a reconstruction"):
+        read_guess(EmbeddingFiles(label="x", guess=path))
