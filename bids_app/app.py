@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import time
 from contextlib import ExitStack
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.clusters.executors import failed, work_through
-from neurostorm_app.bids_app.derivatives import check_output_dir
-from neurostorm_app.bids_app.describe import check_owner, describe_output
+from neurostorm_app.bids_app.describe import check_output_dir, check_owner, describe_output
 from neurostorm_app.bids_app.engines import real_engines
 from neurostorm_app.bids_app.group.level import run_group
 from neurostorm_app.bids_app.inputs.dataset import check_dataset, find_runs, list_participants
 from neurostorm_app.bids_app.inputs.validation import validate
 from neurostorm_app.bids_app.logs import to_file
+from neurostorm_app.bids_app.participant.admission import refuse
 from neurostorm_app.bids_app.participant.pages import write_page
 from neurostorm_app.bids_app.participant.planning import describe_plan
 from neurostorm_app.bids_app.participant.units import Call
@@ -28,6 +27,7 @@ from neurostorm_app.bids_app.scratch import open_scratch, remove_abandoned
 from neurostorm_app.bids_app.words.kept_settings import keep_settings
 from neurostorm_app.bids_app.words.values import closest
 from neurostorm_app.errors import AppError, NoInputError, NothingSelectedError, UsageError
+from neurostorm_app.pipelines.progress import Planned, stage, tell
 from neurostorm_app.pipelines.resources import detect, plan
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ __all__ = ["run_app"]
 log = logging.getLogger(__name__)
 
 PER_PROCESS: Final = 2 * 2**30
-"""Bytes of memory that one process of the preprocessing may need."""
+"""Bytes of memory that one process of the preprocessing may need, for workers of a cluster."""
+LEAST: Final = 3 * 2**28
+"""Bytes of memory without which nothing can be done; what a run takes is told by its header."""
 GROUP: Final = 16
 """Preprocessed runs that go through the models together; after each group reports are written."""
 
@@ -79,7 +81,7 @@ def run_app(
         If nothing could be started.
     """
     begin = time.monotonic()
-    engines = engines or real_engines()
+    engines = engines or real_engines(viewer=settings.execution.report_viewer)
     # The group level works from the output folder alone: the raw dataset may be gone.
     if settings.level != "group" or settings.bids_dir.exists():
         check_dataset(settings.bids_dir, skip=settings.execution.skip_bids_validation)
@@ -90,6 +92,7 @@ def run_app(
     check_owner(settings.output_dir)
     if dry:
         return _participant_level(settings, engines, begin)
+    remove_abandoned(settings.output_dir)
     rules = rules_of(settings, strict=settings.execution.privacy == "strict")
     with to_file(settings.output_dir / "logs", rules):
         keep_settings(settings, given or {}, rules=rules)
@@ -109,10 +112,11 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
         nprocs=execution.nprocs,
         nthreads=execution.omp_nthreads,
         memory=execution.memory,
-        per_process=PER_PROCESS,
+        per_process=LEAST,
     )
     models, missing = _find_models(settings, engines) if settings.runs_models else ((), {})
-    found = find_runs(settings)
+    with stage("dataset", "find runs"):
+        found = find_runs(settings)
     if not execution.skip_bids_validation:
         _validate(settings, found)
     with ExitStack() as stack:
@@ -138,11 +142,12 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
         describe_output(
             settings.output_dir, {k: v for k, v in call.roots.items() if k}, rules=call.rules
         )
-        return _work(found, call, begin)
+        return _work(refuse(found, call), call, begin)
 
 
 def _work(found: Found, call: Call, begin: float) -> AppResult:
     """Work through the participants; none of them stops the others."""
+    tell(Planned(names=_names(found, call), memory=call.plan.memory))
     results = [failed(name, error, call) for name, error in found.failed.items()]
     outcomes: list[Outcome] = []
     if not (call.stops and results):
@@ -159,6 +164,17 @@ def _work(found: Found, call: Call, begin: float) -> AppResult:
         seconds=time.monotonic() - begin,
         written=written,
     )
+
+
+def _names(found: Found, call: Call) -> tuple[str, ...]:
+    """Name all runs, and where only the anatomy is wanted the participants."""
+    if call.settings.selection.anat_only:
+        return tuple(f"sub-{participant.label}" for participant in found.participants)
+    names: list[str] = []
+    for participant in found.participants:
+        names += [run.name for run in participant.raw]
+        names += [item.name for item in participant.precomputed]
+    return tuple(names)
 
 
 def _groups(participants: Iterable[Participant], *, most: int) -> Iterator[list[Participant]]:
@@ -212,7 +228,8 @@ def _validate(settings: Settings, found: Found) -> None:
     wanted |= {name.partition("_")[0].removeprefix("sub-") for name in found.failed}
     labels = [label for label in raw if label in wanted]
     if labels:
-        validate(settings.bids_dir, labels, everyone=len(labels) == len(raw))
+        with stage("dataset", "validate"):
+            validate(settings.bids_dir, labels, everyone=len(labels) == len(raw))
 
 
 def _say_without_models(settings: Settings, found: Found) -> None:
@@ -232,15 +249,14 @@ def _open_scratch(settings: Settings, stack: ExitStack) -> tuple[Path, Path]:
     Ours go away by themselves; what was put into a scratch folder that was given stays.
     """
     given = settings.execution.work_dir
-    remove_abandoned(settings.output_dir)
     ours = stack.enter_context(open_scratch(settings.output_dir))
     if given is None:
         return ours / "scratch", ours / "series"
     given.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="neurostorm-", dir=given))
     if settings.execution.clean_workdir:
-        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-    return scratch, ours / "series"
+        remove_abandoned(given)
+        return stack.enter_context(open_scratch(given)), ours / "series"
+    return Path(tempfile.mkdtemp(prefix="neurostorm-", dir=given)), ours / "series"
 
 
 def _reports_only(settings: Settings, engines: Engines, begin: float) -> AppResult:

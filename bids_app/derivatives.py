@@ -12,13 +12,14 @@ import io
 import json
 import os
 import re
-import tempfile
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import numpy as np
 
+from neurostorm_app.bids_app.scratch import open_part
 from neurostorm_app.bids_app.words.values import LABEL
 from neurostorm_app.errors import CannotCreateError, DataError
+from neurostorm_app.pipelines.shortage import naming_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "check_output_dir",
+    "Written",
     "copy_aside",
     "derivative_path",
     "embedding_table",
@@ -102,64 +103,60 @@ def derivative_path(
     return folder / datatype / ("_".join([name, *pairs, suffix]) + extension)
 
 
-def check_output_dir(
-    output_dir: Path, bids_dir: Path, work_dir: Path | None, *, create: bool = True
-) -> None:
-    """Make the output folder, or say why results may not go there.
+class Written(str):
+    """SHA-256 of a file that was written here, and what tells later that it has not changed.
+
+    Size and time are those of the moment at which it took its name: by now another call may have
+    put its own file there.
 
     Parameters
     ----------
-    output_dir, bids_dir : Path
-        Resolved.
-    work_dir : Path or None
-        Scratch folder, if one was given.
-    create : bool
-        Make the folder; if not, only the place is judged.
-
-    Raises
-    ------
-    CannotCreateError
-        If it is the dataset itself or inside it (``derivatives/NAME`` is allowed), belongs
-        to something else, or cannot be written.
+    sha256 : str
+        Of the content.
+    size : int
+        Bytes.
+    mtime : int
+        Time of the last change in nanoseconds.
     """
-    for place in [output_dir] if work_dir is None else [output_dir, work_dir.resolve()]:
-        inside = place.is_relative_to(bids_dir)
-        parts = place.relative_to(bids_dir).parts if inside else ()
-        if inside and (len(parts) < 2 or parts[0] != "derivatives"):
-            raise CannotCreateError(
-                f"{place} is inside the input {bids_dir}, which is only read",
-                fix=f"choose a folder elsewhere, or {bids_dir / 'derivatives' / 'neurostorm-app'}",
-            )
-    if not create:
-        return
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output_dir):
-            pass
-    except OSError as error:
-        raise CannotCreateError(
-            f"{output_dir} cannot be written: {error.strerror}",
-            fix="check permissions and mounts, or choose another OUTPUT_DIR",
-        ) from error
+
+    __slots__ = ("mtime", "size")
+    size: int
+    mtime: int
+
+    def __new__(cls, sha256: str, *, size: int, mtime: int) -> Self:
+        """Make it of its parts."""
+        written = super().__new__(cls, sha256)
+        written.size, written.mtime = size, mtime
+        return written
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to other processes as a plain string."""
+        return str, (str(self),)
+
+
+def _settle(sha256: str, file: BinaryIO) -> Written:
+    """Bring a file to the disk before it takes its name, and stamp it."""
+    file.flush()
+    os.fsync(file.fileno())
+    stat = os.fstat(file.fileno())
+    return Written(sha256, size=stat.st_size, mtime=stat.st_mtime_ns)
 
 
 @contextlib.contextmanager
 def _aside(path: Path, root: Path | None) -> Iterator[BinaryIO]:
-    """Open a file beside `path` that takes its name when all is written and synced."""
+    """Open a file that takes the name `path` when all is written and settled.
+
+    It lies in the output folder itself, where the next call looks for what a killed one left, or
+    beside `path` if that is on another disk.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _check_inside(path, root)
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(aside, 0o666 & ~_umask())  # noqa: PTH101  mkstemp makes it private
-        os.replace(aside, path)  # noqa: PTH105
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)  # noqa: PTH108
-        raise
+    near = root is not None and root.stat().st_dev == path.parent.stat().st_dev
+    folder = root if near and root is not None else path.parent
+    with naming_file(path), open_part(folder) as (part, file):
+        yield file
+        os.fchmod(file.fileno(), 0o666 & ~_umask())  # a temporary file is private
+        part.replace(path)
     _sync_folder(path.parent)
 
 
@@ -185,48 +182,47 @@ def _umask() -> int:
     return mask
 
 
-def write_bytes(path: Path, content: bytes, *, root: Path | None = None) -> str:
+def write_bytes(path: Path, content: bytes, *, root: Path | None = None) -> Written:
     """Write a file at once and return its SHA-256."""
     with _aside(path, root) as file:
         file.write(content)
-    return hashlib.sha256(content).hexdigest()
+        return _settle(hashlib.sha256(content).hexdigest(), file)
 
 
-def write_text(path: Path, text: str, *, root: Path | None = None) -> str:
+def write_text(path: Path, text: str, *, root: Path | None = None) -> Written:
     """Write UTF-8 text at once and return its SHA-256."""
     return write_bytes(path, text.encode(), root=root)
 
 
-def write_json(path: Path, content: Mapping[str, Any], *, root: Path | None = None) -> str:
+def write_json(path: Path, content: Mapping[str, Any], *, root: Path | None = None) -> Written:
     """Write a JSON object at once and return its SHA-256."""
     return write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n", root=root)
 
 
-def copy_aside(source: Path, path: Path, *, root: Path | None = None) -> str:
+def copy_aside(source: Path, path: Path, *, root: Path | None = None) -> Written:
     """Copy a file to its place at once and return its SHA-256; it is read one time."""
     digest = hashlib.sha256()
     with source.open("rb") as reader, _aside(path, root) as file:
         while block := reader.read(BLOCK):
             digest.update(block)
             file.write(block)
-    return digest.hexdigest()
+        return _settle(digest.hexdigest(), file)
 
 
-def move_aside(source: Path, path: Path, *, root: Path | None = None) -> str:
+def move_aside(source: Path, path: Path, *, root: Path | None = None) -> Written:
     """Move a file to its place at once and return its SHA-256; across disks it is copied."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if source.stat().st_dev != path.parent.stat().st_dev:
-        sha256 = copy_aside(source, path, root=root)
+        written = copy_aside(source, path, root=root)
         source.unlink()
-        return sha256
+        return written
     _check_inside(path, root)
     with source.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
+        written = _settle(hashlib.file_digest(file, "sha256").hexdigest(), file)
     source.chmod(0o666 & ~_umask())
     source.replace(path)
     _sync_folder(path.parent)
-    return sha256
+    return written
 
 
 def embedding_table(

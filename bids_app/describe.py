@@ -10,13 +10,14 @@ from urllib.parse import quote
 from neurostorm_app.bids_app.derivatives import write_json, write_text
 from neurostorm_app.bids_app.participant.outputs import PRIVACY
 from neurostorm_app.bids_app.privacy import Rules
+from neurostorm_app.bids_app.scratch import open_part
 from neurostorm_app.errors import CannotCreateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["bids_uri", "check_owner", "describe_output"]
+__all__ = ["bids_uri", "check_output_dir", "check_owner", "describe_output"]
 
 APP: Final = "neurostorm-app"
 BIDS_VERSION: Final = "1.10.0"
@@ -26,6 +27,7 @@ retrieval
 prediction
 prov
 .work*
+.part*
 *_xfm.*
 *_boldref.*
 *_timeseries.*
@@ -95,22 +97,70 @@ def bids_uri(path: Path, roots: Mapping[str, Path]) -> str:
     return path.name
 
 
+def check_output_dir(
+    output_dir: Path, bids_dir: Path, work_dir: Path | None, *, create: bool = True
+) -> None:
+    """Make the output folder, or say why results may not go there.
+
+    Parameters
+    ----------
+    output_dir, bids_dir : Path
+        Resolved.
+    work_dir : Path or None
+        Scratch folder, if one was given.
+    create : bool
+        Make the folder; if not, only the place is judged.
+
+    Raises
+    ------
+    CannotCreateError
+        If it is the dataset itself or inside it (``derivatives/NAME`` is allowed), belongs
+        to something else, or cannot be written.
+    """
+    for place in [output_dir] if work_dir is None else [output_dir, work_dir.resolve()]:
+        inside = place.is_relative_to(bids_dir)
+        parts = place.relative_to(bids_dir).parts if inside else ()
+        if inside and (len(parts) < 2 or parts[0] != "derivatives"):
+            raise CannotCreateError(
+                f"{place} is inside the input {bids_dir}, which is only read",
+                fix=f"choose a folder elsewhere, or {bids_dir / 'derivatives' / 'neurostorm-app'}",
+            )
+    if not create:
+        return
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with open_part(output_dir) as (part, _):
+            part.unlink()
+    except OSError as error:
+        raise CannotCreateError(
+            f"{output_dir} cannot be written: {error.strerror}",
+            fix="check permissions and mounts, or choose another OUTPUT_DIR",
+        ) from error
+
+
 def check_owner(root: Path) -> dict[str, Any]:
     """Read the description of the output folder, and refuse one that is not ours.
 
     Raises
     ------
     CannotCreateError
-        If the folder holds another dataset.
+        If the folder holds another dataset, or one whose description is not here to be read.
     """
     path = root / "dataset_description.json"
+    if path.is_symlink() and not path.exists():
+        raise CannotCreateError(
+            f"{path} is a link to a file that is not here, so nobody can tell whose results these "
+            "are",
+            fix=f"of a DataLad dataset: datalad get {path}; the other results too, for those that "
+            "are not here are made again",
+        )
     if not path.exists():
         return {}
     try:
         description = json.loads(path.read_text(encoding="utf-8-sig"))
         makers = [maker["Name"] for maker in description.get("GeneratedBy", ())]
     except (ValueError, TypeError, KeyError, AttributeError):
-        description, makers = {}, []
+        description, makers = {}, [APP] if _is_cut_off(path) else []
     if APP not in makers:
         who = ", ".join(map(str, makers)) or "someone else"
         raise CannotCreateError(
@@ -118,6 +168,17 @@ def check_owner(root: Path) -> dict[str, Any]:
             fix="choose an empty folder, or one that this app has made",
         )
     return dict(description)
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Tell whether a crash of the file system cut our own description off: README is ours too."""
+    try:
+        json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError:
+        readme = path.with_name("README.md")
+        ours = README.partition("\n")[0].encode()
+        return readme.is_file() and readme.read_bytes().startswith(ours)
+    return False
 
 
 def describe_output(

@@ -7,6 +7,7 @@ with stand-ins, and so that heavy packages are imported only when there is work 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -141,13 +142,19 @@ class Engines:
     write_group_page: Callable[[Path], Path]
 
 
-def real_engines() -> Engines:
-    """Take the real pipelines; each is imported when first called."""
+def real_engines(*, viewer: Literal["on", "off"] = "on") -> Engines:
+    """Take the real pipelines; each is imported when first called.
+
+    Parameters
+    ----------
+    viewer : {"on", "off"}
+        Whether pages of participants hold volumes and a viewer for them.
+    """
     return Engines(
         preprocess=_preprocess,
         find_model=_find_model,
         load_model=_load_model,
-        write_subject_page=_write_subject_page,
+        write_subject_page=functools.partial(_write_subject_page, viewer=viewer),
         write_group_page=_write_group_page,
     )
 
@@ -251,10 +258,12 @@ def _load_model(files: ModelFiles, settings: Settings, plan: Plan) -> Embed:
     return embed
 
 
-def _write_subject_page(output_dir: Path, participant: str) -> Path:
+def _write_subject_page(
+    output_dir: Path, participant: str, *, viewer: Literal["on", "off"]
+) -> Path:
     from neurostorm_app.bids_app.report.subject import write_subject_page
 
-    return write_subject_page(output_dir, participant)
+    return write_subject_page(output_dir, participant, viewer=viewer)
 
 
 def _write_group_page(output_dir: Path) -> Path:

@@ -12,10 +12,11 @@ import json
 import platform
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
-from neurostorm_app.bids_app.derivatives import write_json
+from neurostorm_app.bids_app.derivatives import Written, write_json
 from neurostorm_app.bids_app.privacy import Rules
 
 if TYPE_CHECKING:
@@ -106,8 +107,13 @@ class Unit:
     @property
     def key(self) -> str:
         """Hash of everything the result depends on, this app's version included."""
-        app = version("neurostorm-app")
-        return key_of([self.kind, dict(self.settings), dict(self.inputs), app])
+        return key_of([self.kind, dict(self.settings), dict(self.inputs), _app_version()])
+
+
+@cache
+def _app_version() -> str:
+    """Read the version once: it is asked for with each key, and takes as long as a hash."""
+    return version("neurostorm-app")
 
 
 @dataclass(slots=True)
@@ -136,7 +142,8 @@ class Ledger:
             content = json.loads(self.path(name).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
-        return content if isinstance(content, dict) and "key" in content else None
+        whole = isinstance(content, dict) and content.keys() >= {"key", "kind", "outputs"}
+        return content if whole else None
 
     def holds(self, unit: Unit) -> bool:
         """Tell whether a unit has its results: the same key, all outputs there, unchanged."""
@@ -146,6 +153,10 @@ class Ledger:
         return all(
             Stamp(**stamp).holds(self.root / name) for name, stamp in record["outputs"].items()
         )
+
+    def forget(self, name: str) -> None:
+        """Remove the record of a unit, so that it is done again."""
+        self.path(name).unlink(missing_ok=True)
 
     def hash_input(self, path: Path, unit_name: str, role: str) -> str:
         """Hash an input; one that has not changed since the record was written is not read."""
@@ -210,6 +221,9 @@ def vars_of(stamp: Stamp) -> dict[str, Any]:
 
 
 def _as_dict(path: Path, sha256: str) -> dict[str, Any]:
+    """Stamp an output, by what it was when it was written if that is known."""
+    if isinstance(sha256, Written):
+        return vars_of(Stamp(str(sha256), sha256.size, sha256.mtime))
     stat = path.stat()
     return vars_of(Stamp(sha256, stat.st_size, stat.st_mtime_ns))
 

@@ -1,27 +1,36 @@
-"""Scratch in the output folder: one folder a call, removed at its end or by a later call.
+"""What a call writes aside in the output folder, and how it goes away, whatever ends the call.
 
-The folder is held by a lock that the kernel drops when its process dies, however it dies; so a
-later call on the same machine can tell what was left behind from what is being used.
+There is one folder of scratch a call, and a file for each result that is being written. Both are
+held by a lock that the kernel drops when the process dies, however it dies; so a later call under
+the same kernel, or on the same machine, can tell what was left behind from what is being used.
+What other machines left is judged by its age, for their locks may not be seen here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
 import shutil
 import socket
 import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["open_scratch", "remove_abandoned"]
+__all__ = ["open_part", "open_scratch", "remove_abandoned"]
 
 PREFIX: Final = ".work-"
+PART: Final = ".part-"
 LOCK: Final = "held"
+OLD: Final = 7 * 24 * 3600.0
+"""Seconds without a change after which scratch of another machine is taken for abandoned."""
+BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+"""The same in all containers of a machine, and another one after each start of it."""
 
 
 @contextlib.contextmanager
@@ -38,43 +47,142 @@ def open_scratch(output_dir: Path) -> Iterator[Path]:
     Path
         The folder.
     """
-    prefix = _prefix()
-    with (
-        tempfile.TemporaryDirectory(
-            prefix=prefix, dir=output_dir, ignore_cleanup_errors=True
-        ) as made,
-        (Path(made) / LOCK).open("wb") as lock,
-    ):
-        with contextlib.suppress(OSError):  # some network disks have no locks: never abandoned
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield Path(made)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{_place()}-", dir=output_dir))
+        try:
+            lock = (folder / LOCK).open("wb")
+        except FileNotFoundError:  # another call took the empty folder for abandoned
+            continue
+        if _hold(lock):
+            break
+        lock.close()
+    try:
+        with lock:
+            try:
+                yield folder
+            finally:
+                _empty(folder)
+    finally:  # after its lock is closed: network disks keep a file that is open, and the folder
+        _unmake(folder)
 
 
-def remove_abandoned(output_dir: Path) -> list[Path]:
-    """Remove scratch of calls on this machine that were killed.
+@contextlib.contextmanager
+def open_part(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """Open a file that is going to be renamed to its place; it goes away if that fails.
 
     Parameters
     ----------
-    output_dir : Path
+    folder : Path
+        Where, on the disk of that place.
+
+    Yields
+    ------
+    tuple of Path and BinaryIO
+        Its name, and the file, open for writing and reading.
+    """
+    while True:
+        prefix = f"{PART}{_place()}-"
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=folder)
+        file = os.fdopen(handle, "w+b")
+        if _hold(file):
+            break
+        file.close()
+    part = Path(name)
+    try:
+        with file:
+            yield part, file
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _hold(file: BinaryIO) -> bool:
+    """Lock a file of ours that is new; False if another call has just removed it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network disks have no locks: abandoned only when it is old
+        return True
+    return os.fstat(file.fileno()).st_nlink > 0
+
+
+def remove_abandoned(folder: Path) -> list[Path]:
+    """Remove what calls that were killed wrote aside.
+
+    Parameters
+    ----------
+    folder : Path
         Where they worked.
 
     Returns
     -------
     list of Path
-        Folders that were removed.
+        Folders and files that were removed.
     """
-    removed = []
-    for folder in sorted(output_dir.glob(_prefix() + "*")):
-        try:
-            with (folder / LOCK).open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # used, just being made or unmade, or of somebody else
+    found = [*folder.glob(f"{PREFIX}*"), *folder.glob(f"{PART}*.part")]
+    return [path for path in sorted(found) if _is_abandoned(path)]
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Remove scratch that nobody holds; False if somebody may."""
+    inside = path.name.startswith(PREFIX)
+    try:
+        if not (_is_near(path.name) or _is_old(path)):
+            return False
+        with (path / LOCK if inside else path).open("r+b") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if inside:
+                _empty(path)
+            else:
+                path.unlink()
+    except FileNotFoundError:  # just being made, or unmade
+        return inside and _unmake(path)
+    except OSError:  # used, or of somebody else
+        return False
+    return _unmake(path) if inside else True
+
+
+def _is_near(name: str) -> bool:
+    """Tell whether scratch is of this machine, so that its locks are seen here."""
+    _, _, place = name.partition("-")
+    host, boot = _place().split("-")
+    return place.startswith(f"{host}-") or f"-{boot}-" in place
+
+
+def _is_old(path: Path) -> bool:
+    """Tell whether nothing in a folder or a file has changed for long."""
+    inside = [*path.rglob("*")] if path.is_dir() else []
+    newest = max(found.lstat().st_mtime for found in (path, *inside))
+    return time.time() - newest > OLD
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a scratch folder whose lock is ours.
+
+    The lock goes last: while it is there it tells the next call that the rest is to go.
+    """
+    for path in folder.iterdir():
+        if path.name == LOCK:
             continue
-        removed.append(folder)
-    return removed
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if [path.name for path in folder.iterdir()] == [LOCK]:
+        (folder / LOCK).unlink()
 
 
-def _prefix() -> str:
-    """Begin the names of this machine: locks of others may not be seen here."""
-    return f"{PREFIX}{re.sub('[^0-9A-Za-z]', '', socket.gethostname())[:32]}-"
+def _unmake(folder: Path) -> bool:
+    """Remove a scratch folder that is empty; False if it is not, as one that is just held."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        return True
+    return False
+
+
+def _place() -> str:
+    """Name this machine and its kernel: locks of others may not be seen here."""
+    host = re.sub("[^0-9A-Za-z]", "", socket.gethostname())[:32]
+    boot = BOOT.read_text(encoding="ascii")[:8] if BOOT.is_file() else host
+    return f"{host}-{boot}"

@@ -16,6 +16,7 @@ from neurostorm_app.bids_app.words.options import (
     Science,
     Selection,
 )
+from neurostorm_app.bids_app.words.suggestions import suggest_value
 from neurostorm_app.bids_app.words.values import (
     Level,
     check_paths,
@@ -102,7 +103,8 @@ def build_settings(
         **groups,
     )
     # Wrong ones are refused here.
-    _ = settings.science.spaces, settings.execution.memory, settings.execution.part
+    execution = settings.execution
+    _ = settings.science.spaces, execution.memory, execution.part, execution.loudness
     _check_group_options(settings, options)
     if settings.science.strategies and not (settings.runs_models and settings.science.has_standard):
         raise UsageError(
@@ -184,7 +186,10 @@ def _checked(model: type[Frozen], values: Mapping[str, Any]) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
+        near = suggest_value(first["input"], first["msg"])
         raise UsageError(
             f"{option} cannot be {first['input']!r}: {first['msg']}",
-            fix=f"see {option} in neurostorm-app --help",
+            fix=f"{near} See {option} in neurostorm-app --help"
+            if near
+            else f"see {option} in neurostorm-app --help",
         ) from error

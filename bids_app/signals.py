@@ -45,17 +45,20 @@ class Stopped(BaseException):
     ----------
     signum : int
         By which signal.
+    kept : str
+        What is finished and what was under way, once somebody knows it.
     """
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, kept: str = "") -> None:
         super().__init__(signum)
         self.signum = signum
+        self.kept = kept
 
     def told(self) -> TemporaryError:
         """Say it to the user."""
         return TemporaryError(
             f"stopped by {signal.Signals(self.signum).name}; finished results are kept, what was"
-            " not finished is removed",
+            " not finished is removed" + (f" ({self.kept})" if self.kept else ""),
             fix="call again in the same way: it goes on where this call stopped",
         )
 
@@ -158,7 +161,10 @@ class _Child:
     asked: int | None = None
 
     def forward(self, signum: int, _: object) -> None:
-        """Pass a signal on; after a while there is no choice left."""
+        """Pass a signal on; after a while, or a second Ctrl-C, there is no choice left."""
+        if signum == signal.SIGINT and self.asked is not None:
+            self.kill()
+            return
         os.kill(self.pid, signum)
         if self.asked is None:
             self.asked = signum

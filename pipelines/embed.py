@@ -20,11 +20,12 @@ from neurostorm_app.pipelines.forward import Forward, window_bytes
 from neurostorm_app.pipelines.inputs import find_inputs
 from neurostorm_app.pipelines.prepare_parcels import prepare_parcels
 from neurostorm_app.pipelines.prepare_volumes import prepare_volumes
+from neurostorm_app.pipelines.progress import Event, tell
 from neurostorm_app.pipelines.stage import InputOptions
 from neurostorm_app.pipelines.stream import stream_runs
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -227,12 +228,14 @@ class Embedder:
             n_threads=n_threads,
             halved=self.learnt.get("batch"),
         )
+        names: list[str] = []
         stream = stream_runs(
-            runs,
+            _noting(runs, names),
             prepare=partial(self._prepare, room=forward.room()),
             compute=forward,
             batch=forward.size,
             ahead=forward.size() * window_bytes(self.card.contract),
+            tell=partial(_tell_windows, names, self.card.name),
         )
         facts = describe_engine(self.model, self.device, self.precision)
         for index, outcome in stream:
@@ -259,3 +262,23 @@ class Embedder:
                 fix="make the embedder by load_embedder, which finds the card's parcellation",
             )
         return prepare_parcels(run, contract, self.atlas, self.options)
+
+
+def _noting(runs: Iterable[StandardSeries], names: list[str]) -> Iterator[StandardSeries]:
+    """Give runs on, and note their names in their order."""
+    for run in runs:
+        names.append(run.name)
+        yield run
+
+
+def _tell_windows(names: Sequence[str], model: str, index: int, done: int, total: int) -> None:
+    """Tell how many windows of a run have gone through the network."""
+    event = Event(
+        name=names[index],
+        stage=f"embed {model}",
+        state="advanced",
+        done=done,
+        total=total,
+        unit="windows",
+    )
+    tell(event)

@@ -19,6 +19,8 @@ from nibabel.openers import ImageOpener
 from neurostorm_app.errors import CorruptImageError, InputOutputError, NoInputError
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.header_rules import read_header
+from neurostorm_app.pipelines.progress import counted
+from neurostorm_app.pipelines.shortage import as_shortage, naming_file
 from neurostorm_app.pipelines.sink import open_sink
 
 if TYPE_CHECKING:
@@ -180,6 +182,8 @@ def _read(file: Any, n_bytes: int, what: str) -> bytes:
     try:
         raw: bytes = file.read(n_bytes)
     except (EOFError, OSError, zlib.error, ISAL_ERROR) as error:
+        if (failing := as_shortage(error)) is not None:  # of the disk, and not of the file
+            raise failing from error
         raise CorruptImageError(f"{what} cannot be read: {error}", fix=FIX) from error
     return raw
 
@@ -245,9 +249,9 @@ def write_series(  # noqa: PLR0913
     """
     header = _header(grid, n_volumes, tr=tr, dtype=dtype, code=code)
     count = 0
-    with open_sink(path, n_threads) as write:
+    with naming_file(path), open_sink(path, n_threads) as write:
         write.put(header)
-        for volume in volumes:
+        for volume in counted(volumes, n_volumes or 0, "volumes"):
             write.put(np.asarray(volume, dtype=dtype).tobytes(order="F"))
             count += 1
     if count != (n_volumes or 1):

@@ -10,10 +10,16 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
-from neurostorm_app.bids_app.derivatives import embedding_table, write_json, write_text
+from neurostorm_app.bids_app.derivatives import (
+    embedding_table,
+    move_aside,
+    write_json,
+    write_text,
+)
 from neurostorm_app.bids_app.group.store import write_table
 from neurostorm_app.bids_app.participant.outputs import DEMO, PRIVACY
-from neurostorm_app.bids_app.provenance import Unit, now, sha256_of
+from neurostorm_app.bids_app.provenance import Unit, now
+from neurostorm_app.bids_app.scratch import open_scratch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,8 +196,9 @@ def write_index(collected: Collected, ledger: Ledger) -> bool:
         root, rows = ledger.root, collected.rows
         paths = index_paths(root, collected.label)
         index = build_index(collected.vectors, centre=is_centred(collected))
-        paths["index"].parent.mkdir(parents=True, exist_ok=True)
-        save_index(index, paths["index"])
+        with open_scratch(root) as folder:
+            save_index(index, folder / paths["index"].name)
+            saved = move_aside(folder / paths["index"].name, paths["index"], root=root)
         lines = ["row\tsource\tparticipant_id\trun\tsha256"]
         lines += [
             f"{i}\t{row.source}\tsub-{row.participant}\t{row.run}\t{row.sha256}"
@@ -206,7 +213,7 @@ def write_index(collected: Collected, ledger: Ledger) -> bool:
         }
         about = {**describe_model(collected), **measure}
         return {
-            paths["index"]: sha256_of(paths["index"]),
+            paths["index"]: saved,
             paths["rows"]: write_text(paths["rows"], "\n".join(lines) + "\n", root=root),
             paths["index_json"]: write_json(paths["index_json"], about, root=root),
         }

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,9 +15,11 @@ import numpy as np
 from neurostorm_app.bids_app.derivatives import move_aside
 from neurostorm_app.bids_app.participant.outputs import PRIVACY
 from neurostorm_app.bids_app.provenance import key_of
+from neurostorm_app.bids_app.scratch import open_scratch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -283,9 +283,8 @@ def write_table(path: Path, collected: Collected, root: Path) -> str:
         "vector": pa.FixedSizeListArray.from_arrays(flat, dimension),
     }
     table = pa.table(columns).replace_schema_metadata({ABOUT: json.dumps(about, sort_keys=True)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
-        aside = Path(folder) / path.name
+    with open_scratch(root) as folder:
+        aside = folder / path.name
         pq.write_table(
             table,
             aside,

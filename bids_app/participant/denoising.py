@@ -21,6 +21,7 @@ from neurostorm_app.pipelines.denoise import denoise_parcels, denoise_volumes, s
 from neurostorm_app.pipelines.denoise_plan import open_brain, plan_denoising
 from neurostorm_app.pipelines.image import MNI, iter_volumes, write_series
 from neurostorm_app.pipelines.parcellate import parcellate
+from neurostorm_app.pipelines.progress import stage
 from neurostorm_app.pipelines.resources import peak_memory
 from neurostorm_app.pipelines.spacemaps import SPACES, between
 from neurostorm_app.pipelines.templates import load_parcellation_path
@@ -149,7 +150,8 @@ class _Job:
         unit = self._unit(strategy, paths)
         if not call.ledger.holds(unit):
             started, before = now(), call.ledger.output_hashes(unit.name)
-            written = self._make(strategy, paths)
+            with stage(progress.name, f"denoise {strategy.name}"):
+                written = self._make(strategy, paths)
             self._remove_stale(before, written)
             seconds = time.monotonic() - begin
             measured = {
@@ -160,7 +162,8 @@ class _Job:
             stamps = {call.uri(path): path for path in self._inputs()}
             call.ledger.write(unit, written, stamps=stamps, measured=measured)
             progress.stages.append(StageTime(f"denoise {strategy.name}", seconds))
-            log.info("%s: denoised by %s in %.1f s", progress.name, strategy.name, seconds)
+            told = (progress.name, strategy.name, seconds)
+            log.info("%s: denoised by %s in %.1f s", *told, extra={"step": True})
         progress.outputs += call.ledger.output_hashes(unit.name)
 
     def _remove_stale(self, before: Iterable[str], written: Iterable[Path]) -> None:

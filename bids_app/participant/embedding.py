@@ -23,6 +23,7 @@ from neurostorm_app.bids_app.participant.units import embedding_paths, embedding
 from neurostorm_app.bids_app.provenance import Unit, now
 from neurostorm_app.bids_app.results import Progress, StageTime, contained
 from neurostorm_app.errors import AppError
+from neurostorm_app.pipelines.progress import Event, stage, tell
 from neurostorm_app.pipelines.resources import peak_memory
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def _embed_with(files: ModelFiles, tasks: list[_Task], call: Call) -> None:
                 if isinstance(outcome, Exception):
                     raise as_app_error(outcome) from outcome
                 _keep(work, outcome, files, call, seconds=seconds)
+            tell(Event(name=work.progress.name, stage=f"embed {files.card.name}", state="ended"))
             if call.stops and work.progress.errors:
                 return
             begin = time.monotonic()
@@ -160,7 +162,10 @@ def _keep(
     work.progress.stages.append(StageTime(f"embed {name}", seconds))
     shape = "x".join(map(str, embedding.windows.shape))
     met = "" if embedding.conformance.get("met") else ", contract not met (see the sidecar)"
-    log.info("%s: %s: windows %s in %.1f s%s", work.progress.name, name, shape, seconds, met)
+    run = work.progress.name
+    speed = f", {len(embedding.windows) / seconds:.3g} a second" if seconds > 1 else ""
+    told = (run, name, shape, seconds, speed, met)
+    log.info("%s: %s: windows %s in %.1f s%s%s", *told, extra={"step": True})
 
 
 def _write(ready: Ready, embedding: RunEmbedding, files: ModelFiles, call: Call) -> dict[Path, str]:
@@ -182,11 +187,14 @@ def _write(ready: Ready, embedding: RunEmbedding, files: ModelFiles, call: Call)
         sidecar = prediction_sidecar(files.card, embedding, **said)
         content["prediction"] = (prediction_table(embedding.prediction), sidecar)
     paths = embedding_paths(ready.series, files.card.label, call.root)
-    written = {}
+    written: dict[Path, str] = {}
     for key, (table, sidecar) in content.items():
         table_path, json_path = paths[key], paths[f"{key}_json"]
         written[table_path] = write_text(table_path, table, root=call.root)
         written[json_path] = write_json(json_path, sidecar, root=call.root)
+    if embedding.example is not None:
+        path = call.root / "logs" / f"{paths['run'].stem.rpartition('_')[0]}_reconstruction.json"
+        written[path] = write_json(path, embedding.example, root=call.root)
     return written
 
 
@@ -195,7 +203,8 @@ def _load(files: ModelFiles, call: Call) -> Embed | AppError:
     name = files.card.name
     if name not in call.loaded:
         try:
-            call.loaded[name] = call.engines.load_model(files, call.settings, call.plan)
+            with stage("models", f"load {name}"):
+                call.loaded[name] = call.engines.load_model(files, call.settings, call.plan)
         except AppError as error:
             call.loaded[name] = error
     return call.loaded[name]

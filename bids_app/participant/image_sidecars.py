@@ -6,7 +6,7 @@ dates, addresses and serial numbers of people and scanners never reach an output
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.participant.images import SYN
@@ -57,7 +57,10 @@ def carried(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Tell a finite number; JSON takes whole ones that no float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def series_facts(

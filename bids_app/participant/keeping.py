@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.derivatives import copy_aside, move_aside, write_json, write_text
 from neurostorm_app.bids_app.participant.image_sidecars import image_sidecar, series_facts
-from neurostorm_app.bids_app.provenance import sha256_of
+from neurostorm_app.bids_app.provenance import Unit, sha256_of
 from neurostorm_app.errors import AppError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from neurostorm_app.bids_app.engines import Preprocessed
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.participant.pieces import Anatomy, Piece, RunPieces
     from neurostorm_app.bids_app.participant.units import Call
 
-__all__ = ["Keeper", "read_qc"]
+__all__ = ["Keeper", "mend", "read_qc"]
+
+log = logging.getLogger(__name__)
 
 
 def read_qc(path: Path) -> dict[str, Any]:
@@ -30,6 +33,60 @@ def read_qc(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def mend(label: str, anat: Anatomy | None, runs: Mapping[str, RunPieces], call: Call) -> None:
+    """Look after what no record vouches for, if a crash of the file system cut it off.
+
+    What the steps said of a run or an anatomy stands nowhere else: the work is done again. The
+    methods paragraph stands in a record too, and each is written again from the other.
+
+    Parameters
+    ----------
+    label : str
+        Of the participant.
+    anat : Anatomy or None
+        Pieces of the anatomy.
+    runs : mapping of str to RunPieces
+        Pieces of each run, by its name.
+    call : Call
+        Where it stands.
+    """
+    pieces = {f"sub-{label}": anat.all if anat else ()}
+    pieces |= {name: run.all for name, run in runs.items()}
+    for name, some in pieces.items():
+        path = call.root / "logs" / f"{name}_qc.json"
+        if path.is_file() and not path.read_bytes().rstrip().endswith(b"}"):
+            log.warning("%s is cut off: %s is made again", path, name)
+            for piece in some:
+                call.ledger.forget(piece.unit.name)
+    record = call.ledger.read(f"sub-{label}_methods")
+    path = _methods_path(label, call)
+    if record is not None:
+        text = record["settings"].get("text", "")
+        if not path.is_file() or path.stat().st_size < len(text.encode()):
+            write_text(path, text, root=call.root)
+    elif call.ledger.path(f"sub-{label}_methods").is_file() and path.is_file():
+        told = {p.unit.key for some in pieces.values() for p in some if p.held(call)}
+        _write_methods(label, path.read_text(encoding="utf-8"), told, call)
+
+
+def _methods_path(label: str, call: Call) -> Path:
+    return call.root / "logs" / f"sub-{label}_methods.md"
+
+
+def _write_methods(label: str, text: str, told: set[str], call: Call) -> None:
+    """Write the paragraphs, and the record that says by their keys which pieces they tell of."""
+    path = _methods_path(label, call)
+    unit = Unit(
+        name=f"sub-{label}_methods",
+        kind="report",
+        about={"participant": label},
+        settings={"text": text, "told": sorted(told)},
+        inputs={},
+    )
+    written = {path: write_text(path, text, root=call.root)}
+    call.ledger.write(unit, written, stamps={}, measured={})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +129,13 @@ class Keeper:
             if not piece.held(self.call):
                 self._keep(piece, done.anat, {})
 
-    def keep_methods(self, label: str, methods: str, *, added: bool) -> None:
+    def keep_methods(
+        self, label: str, methods: str, *, pieces: Iterable[Piece], added: bool
+    ) -> None:
         """Keep the paragraph for the methods section; what was made later is a further one.
+
+        It is kept before the pieces it tells of, and a record says which: so a call that goes on
+        where another one was killed has nothing to tell of what that one had only begun to keep.
 
         Parameters
         ----------
@@ -81,16 +143,26 @@ class Keeper:
             Of the participant.
         methods : str
             What was done.
+        pieces : iterable of Piece
+            What the call was asked for; those that are not held are what it made.
         added : bool
             Whether it adds to what was done before.
         """
         if not methods:
             return
-        path = self.call.root / "logs" / f"sub-{label}_methods.md"
+        ledger, path = self.call.ledger, _methods_path(label, self.call)
+        made = {piece.unit.key for piece in pieces if not piece.held(self.call)}
+        record = ledger.read(f"sub-{label}_methods") or {"settings": {}}
+        told = set(record["settings"].get("told", ())) if path.is_file() else set()
+        if made <= told:  # the same keys: what was said of them holds
+            return
+        told = told if added else set()
         before = path.read_text(encoding="utf-8") if added and path.is_file() else ""
-        if methods not in before:
-            text = f"{before}\n\n{methods}" if before else methods
-            write_text(path, text, root=self.call.root)
+        if methods in before:
+            methods = before
+        elif before:
+            methods = f"{before}\n\n{methods}"
+        _write_methods(label, methods, made | told, self.call)
 
     def keep_run(self, pieces: RunPieces, files: Mapping[str, Path], *, given: bool) -> None:
         """Keep a run: what of it is not held.

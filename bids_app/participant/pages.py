@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from neurostorm_app.bids_app.provenance import Unit, now, sha256_of
+from neurostorm_app.pipelines.progress import stage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["write_page"]
 
 log = logging.getLogger(__name__)
+
+TRIES: Final = 3
+"""Times that a page is written again while what it shows changes; else the next call does it."""
 
 
 def write_page(
@@ -47,10 +51,18 @@ def write_page(
     if ledger.holds(unit) and not again:
         return page, False
     begin, started = time.monotonic(), now()
-    page = engines.write_subject_page(root, label)
+    with stage(f"sub-{label}", "report"):
+        page = engines.write_subject_page(root, label)
+        for _ in range(TRIES):  # another call may have kept results while this one drew
+            if (newer := _page_unit(label, ledger)).key == unit.key:
+                break
+            unit, page = newer, engines.write_subject_page(root, label)
     measured = {"started": started, "seconds": round(time.monotonic() - begin, 2)}
-    ledger.write(unit, {page: sha256_of(page)}, stamps={}, measured=measured)
-    log.info("sub-%s: page in %.1f s", label, time.monotonic() - begin)
+    measures = root / "logs" / f"sub-{label}_measures.json"  # written along with the page
+    written = {path: sha256_of(path) for path in (page, measures) if path.is_file()}
+    ledger.write(unit, written, stamps={}, measured=measured)
+    took = time.monotonic() - begin
+    log.info("sub-%s: page in %.1f s", label, took, extra={"step": True})
     return page, True
 
 

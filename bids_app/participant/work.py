@@ -10,14 +10,16 @@ import json
 import logging
 import shutil
 import time
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from neurostorm_app.bids_app.derivatives import write_json
 from neurostorm_app.bids_app.engines import Wanted
+from neurostorm_app.bids_app.participant.admission import admit
 from neurostorm_app.bids_app.participant.embedding import embed_runs
 from neurostorm_app.bids_app.participant.image_sidecars import said
-from neurostorm_app.bids_app.participant.keeping import Keeper, read_qc
+from neurostorm_app.bids_app.participant.keeping import Keeper, mend, read_qc
 from neurostorm_app.bids_app.participant.pieces_anat import anat_pieces
 from neurostorm_app.bids_app.participant.pieces_run import run_pieces
 from neurostorm_app.bids_app.participant.units import (
@@ -26,8 +28,15 @@ from neurostorm_app.bids_app.participant.units import (
     ready_from_raw,
 )
 from neurostorm_app.bids_app.provenance import now
-from neurostorm_app.bids_app.results import Progress, RunResult, StageTime, contained
+from neurostorm_app.bids_app.results import (
+    Progress,
+    RunResult,
+    StageTime,
+    contained,
+    tell_result,
+)
 from neurostorm_app.errors import AppError
+from neurostorm_app.pipelines.progress import renaming
 from neurostorm_app.pipelines.resources import peak_memory
 
 if TYPE_CHECKING:
@@ -86,6 +95,7 @@ def process_participants(participants: Sequence[Participant], call: Call) -> lis
     results = [run.result() for run in progress.values()]
     for result in results:
         _write_run_report(result, call)
+        tell_result(result)
     return results
 
 
@@ -131,13 +141,16 @@ def _preprocess(
         for run in participant.raw:
             with contained(progress[run.name]):
                 runs[run.name] = run_pieces(run, anat, participant.fits.get(run.name), call)
+        mend(participant.label, anat, runs, call)
         stale = {
             name: pieces
             for name, pieces in runs.items()
             if not all(piece.held(call) for piece in pieces.all)
         }
         if stale or (anat and not all(piece.held(call) for piece in anat.all)):
-            _make(participant, anat, stale, call, progress)
+            fitting, plan = admit(participant, anat, stale, call, progress)
+            if fitting or not stale:
+                _make(participant, anat, fitting, replace(call, plan=plan), progress)
         done = {name: pieces for name, pieces in runs.items() if not progress[name].errors}
         for name, pieces in done.items():
             progress[name].quality = _quality(call.root, name)
@@ -210,16 +223,18 @@ def _make(
     label = participant.label
     wanted = _want(participant, anat, stale, call)
     held = wanted.anat is not None or anat is None
-    log.info("sub-%s: preprocessing %s", label, _words(wanted, len(stale), anatomy=not held))
+    words = _words(wanted, len(stale), anatomy=not held)
+    log.info("sub-%s: preprocessing %s", label, words, extra={"step": True})
     started, begin = now(), time.monotonic()
     work, series = (folder / f"sub-{label}" for folder in (call.scratch, call.series_dir))
-    done = call.engines.preprocess(
-        wanted,
-        work_dir=work,
-        series_dir=series,
-        settings=call.settings,
-        plan=call.plan,
-    )
+    with renaming(lambda name: name if name.startswith("sub-") else f"sub-{label} {name}"):
+        done = call.engines.preprocess(
+            wanted,
+            work_dir=work,
+            series_dir=series,
+            settings=call.settings,
+            plan=call.plan,
+        )
     seconds = time.monotonic() - begin
     keeper = Keeper(
         call=call,
@@ -227,7 +242,12 @@ def _make(
         anat=anat,
         measured={"started": started, "seconds": round(seconds, 2), **_costs(done)},
     )
-    keeper.keep_methods(label, done.methods, added=wanted.anat is not None or bool(wanted.fits))
+    keeper.keep_methods(
+        label,
+        done.methods,
+        pieces=[*(anat.all if anat else ()), *(p for run in stale.values() for p in run.all)],
+        added=wanted.anat is not None or bool(wanted.fits),
+    )
     if anat and done.anat:
         keeper.keep_anat(label, done, given=wanted.anat is not None)
         names = [run.name for run in participant.raw] or list(progress)
@@ -244,7 +264,8 @@ def _make(
                 raise _nothing(name)
             keeper.keep_run(pieces, done.bold[name], given=name in wanted.fits)
             progress[name].stages.append(StageTime("preprocess", seconds))
-    log.info("sub-%s: preprocessed in %.1f s%s", label, seconds, _longest(done.timings))
+    took = _longest(done.timings)
+    log.info("sub-%s: preprocessed in %.1f s%s", label, seconds, took, extra={"step": True})
     shutil.rmtree(series, ignore_errors=True)
     if not done.failed:
         shutil.rmtree(work, ignore_errors=True)

@@ -119,8 +119,7 @@ def _open_tables(asked: argparse.Namespace) -> tuple[list[ParcelTable], dict[str
 
 def _check_places(tables: Sequence[ParcelTable], out: Path) -> dict[str, Path]:
     """Check the output folder, and name the datasets that the tables lie in."""
-    from neurostorm_app.bids_app.derivatives import check_output_dir
-    from neurostorm_app.bids_app.describe import check_owner
+    from neurostorm_app.bids_app.describe import check_output_dir, check_owner
     from neurostorm_app.bids_app.participant.series_tables import name_roots, root_of
 
     roots = [root for root in dict.fromkeys(root_of(t.bold) for t in tables) if root != out]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.pipelines.preprocess.workflow import Files, Options, Preprocessed
     from neurostorm_app.pipelines.stage import Fieldmap, Run
+    from neurostorm_app.pipelines.wire import Wire
 
 __all__ = ["ParticipantGraph", "apply_settings"]
 
@@ -111,12 +112,9 @@ class ParticipantGraph:
         self._whole.base_dir = str(work_dir)
         forget_errors(work_dir)
         forget_moved(work_dir)
-        pool = PoolPlugin(self._n_procs, self._tell) if self._n_procs > 1 else None
-        crash = self._execute(pool)
-        if pool is not None and pool.death is not None:
-            logger.warning("%s; what is left is tried once more, one step at a time", pool.death)
-            pool = PoolPlugin(1, self._tell)
-            crash = self._execute(pool)
+        steps = {name: len(part.nodes) for name, part in self._parts.items()}
+        with self._tell.following(steps, apart=self._n_procs > 1) as wire:
+            crash = self._execute_all(wire)
         return gather(
             work_dir / "participant",
             parts={name: part.nodes for name, part in self._parts.items()},
@@ -126,6 +124,15 @@ class ParticipantGraph:
             crash=crash,
             methods=self.methods,
         )
+
+    def _execute_all(self, wire: Wire | None) -> Exception | None:
+        """Run the graph, and once more, step by step, if a worker died; give what stopped it."""
+        pool = PoolPlugin(self._n_procs, self._tell, wire) if self._n_procs > 1 else None
+        crash = self._execute(pool)
+        if pool is not None and pool.death is not None:
+            logger.warning("%s; what is left is tried once more, one step at a time", pool.death)
+            crash = self._execute(PoolPlugin(1, self._tell, wire))
+        return crash
 
     def _execute(self, pool: PoolPlugin | None) -> Exception | None:
         """Run what is not done yet, in workers or here; give what stopped it."""

@@ -7,6 +7,7 @@ what it took is left as ``spent.json``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import time
@@ -24,6 +25,8 @@ from nipype.interfaces.base import (
 
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.preprocess.outcome import ERROR_FILE, SPENT_FILE
+from neurostorm_app.pipelines.progress import inside
+from neurostorm_app.pipelines.shortage import as_shortage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,11 +109,17 @@ class Step(SimpleInterface):  # type: ignore[misc]
         files = {role: Path(getattr(given, trait_name(role))) for role in recipe["needs"]}
         linked = {name: getattr(given, name) for name in recipe["links"]}
         try:
-            made = recipe["function"](files, folder=folder, **given.values, **linked, **given.loose)
+            with inside(folder.parent.name, folder.name):
+                choices = {**given.values, **linked, **given.loose}
+                made = recipe["function"](files, folder=folder, **choices)
         except AppError as error:
-            content = {"kind": type(error).__name__, "what": error.what, "fix": error.fix}
-            (folder / ERROR_FILE).write_text(json.dumps(content), encoding="utf-8")
+            _leave(error, folder)
             raise
+        except (OSError, MemoryError, RuntimeError) as error:
+            if (shortage := as_shortage(error)) is None:
+                raise
+            _leave(shortage, folder)
+            raise shortage from error
         self._results |= {trait_name(name): _as_text(made[name]) for name in recipe["gives"]}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         spent = {
@@ -123,6 +132,13 @@ class Step(SimpleInterface):  # type: ignore[misc]
         }
         (folder / SPENT_FILE).write_text(json.dumps(spent), encoding="utf-8")
         return runtime
+
+
+def _leave(error: AppError, folder: Path) -> None:
+    """Leave the words of an error, if the disk has room for them: nipype's traceback has too."""
+    content = {"kind": type(error).__name__, "what": error.what, "fix": error.fix}
+    with contextlib.suppress(OSError):
+        (folder / ERROR_FILE).write_text(json.dumps(content), encoding="utf-8")
 
 
 def _revive(recipe: Mapping[str, Any], inputs: Mapping[str, Any]) -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neurostorm_app import errors
 from neurostorm_app.errors import AppError, TemporaryError
 from neurostorm_app.pipelines.preprocess.workflow import Preprocessed
+from neurostorm_app.pipelines.shortage import as_shortage, read_shortage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -113,11 +115,16 @@ def _files(part: Path, nodes: Sequence[str], given: Files | None) -> Files | Non
 def _error(part: Path, name: str, crash: Exception | None) -> AppError:
     """Read the error that a node left, or make one of what nipype said."""
     for path in sorted(part.rglob(ERROR_FILE)):
-        content = _read(path)
-        kind: type[AppError] = getattr(errors, content["kind"], AppError)
-        return kind(content["what"], fix=content["fix"])
+        with contextlib.suppress(ValueError):  # cut off, where the disk is full
+            content = _read(path)
+            kind: type[AppError] = getattr(errors, content["kind"], AppError)
+            return kind(content["what"], fix=content["fix"])
     if isinstance(crash, TemporaryError):
         return crash
+    # Nipype writes files of its own, and hands on what went wrong as the text of a traceback.
+    lacking = None if crash is None else as_shortage(crash) or read_shortage(str(crash))
+    if lacking is not None:
+        return lacking
     last = (str(crash or "") or "no reason was given").strip().splitlines()[-1]
     return AppError(
         f"{name}: preprocessing stopped at a step that nobody foresaw: {last}",

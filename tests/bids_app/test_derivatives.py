@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.derivatives import (
-    check_output_dir,
     copy_aside,
     derivative_path,
     embedding_table,
@@ -20,7 +19,12 @@ from neurostorm_app.bids_app.derivatives import (
     read_embedding,
     write_text,
 )
-from neurostorm_app.bids_app.describe import bids_uri, check_owner, describe_output
+from neurostorm_app.bids_app.describe import (
+    bids_uri,
+    check_output_dir,
+    check_owner,
+    describe_output,
+)
 from neurostorm_app.bids_app.inputs.entities import parse_name
 from neurostorm_app.bids_app.participant.image_sidecars import carried, image_sidecar, series_facts
 from neurostorm_app.bids_app.participant.images import (

@@ -8,7 +8,7 @@ import pytest
 
 from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.inputs.dataset import find_runs
-from neurostorm_app.errors import CorruptImageError, DataError, ExitCode
+from neurostorm_app.errors import CorruptImageError, DataError, ExitCode, NoInputError
 
 from .conftest import write_image
 
@@ -134,6 +134,29 @@ def test_selection_holds_for_derivatives(settings, tree):
 def test_a_series_that_cannot_be_read_fails_its_run(found, tree):
     tree.series().write_bytes(b"no image")
     assert isinstance(found(), CorruptImageError)
+
+
+def test_a_mask_that_is_not_here_is_not_taken_for_none(found, tree):
+    bold = tree.series()
+    mask = bold.with_name(bold.name.replace("preproc_bold", "brain_mask"))
+    mask.unlink(missing_ok=True)
+    mask.symlink_to("../.git/annex/x")
+    error = found()
+    assert isinstance(error, NoInputError)
+    assert f"datalad get {mask}" in error.fix
+    mask.unlink()
+    mask.mkdir()
+    assert "is no ordinary file; expected one" in found().what
+
+
+def test_a_name_that_is_none_fails_alone(settings, tree):
+    good = tree.series()
+    bad = good.with_name(good.name.replace("task-", "task-a b"))
+    bad.write_bytes(good.read_bytes())
+    found = find_runs(settings(derivatives={"prep": tree.root}))
+    (error,) = [error for name, error in found.failed.items() if "a b" in name]
+    assert "is not a BIDS name" in error.what
+    assert [item.series.bold for p in found.participants for item in p.precomputed] == [good]
 
 
 def test_a_sidecar_that_is_not_json_fails_its_run(found, tree):

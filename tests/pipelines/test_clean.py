@@ -147,6 +147,18 @@ def test_a_table_that_is_not_there_is_an_error(tmp_path):
         read_confounds(tmp_path / "gone.tsv", BAND.confounds, signal=SIGNAL)
 
 
+def test_a_table_too_large_for_confounds_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "wide.tsv"
+    path.write_text("\t".join(f"c{i:06d}" for i in range(10**6)) + "\n")
+    with pytest.raises(DataError, match="is too large for a table of confounds: 8000000 bytes"):
+        read_confounds(path, BAND.confounds, signal=SIGNAL)
+    path.write_text("csf\n1\n")
+    with path.open("r+b") as file:
+        file.truncate(2**27 + 1)  # zeros that take no room on the disk
+    with pytest.raises(DataError, match="is too large for a table of confounds: 134217729 bytes"):
+        read_confounds(path, BAND.confounds, signal=SIGNAL)
+
+
 def test_a_binary_file_is_not_a_table(tmp_path):
     (tmp_path / "bad.tsv").write_bytes(b"\x80\x81\xff")
     with pytest.raises(DataError, match="cannot be read as a confounds table"):

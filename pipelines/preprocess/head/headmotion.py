@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurostorm_app.errors import DataError
-from neurostorm_app.pipelines.image import iter_volumes
+from neurostorm_app.pipelines.image import iter_volumes, open_image
 from neurostorm_app.pipelines.preprocess.head.motion import (
     MotionEstimator,
     rms_displacement,
@@ -16,6 +16,7 @@ from neurostorm_app.pipelines.preprocess.head.motion import (
 )
 from neurostorm_app.pipelines.preprocess.head.reference import average_head
 from neurostorm_app.pipelines.preprocess.head.sbref import find_pose
+from neurostorm_app.pipelines.progress import counted
 from neurostorm_app.pipelines.resample import resample_volume
 from neurostorm_app.pipelines.xfm import Affine
 
@@ -92,7 +93,8 @@ def measure_head(  # noqa: PLR0913 - the series, its reference, and how to look 
         mask = resample_volume(shown, source=grid, target=grid, xfm=back, order=0) > 0
         told = {"motion_template": "median of steady volumes, placed on the reference"}
     estimator = MotionEstimator(template, grid, mask, device=device)
-    track = track_head(iter_volumes(bold, brain=head), estimator, n_threads=n_threads)
+    volumes = counted(iter_volumes(bold, brain=head), open_image(bold).shape[3], "volumes")
+    track = track_head(volumes, estimator, n_threads=n_threads)
     qc: dict[str, Any] = {
         **told,
         "unseen_volumes": list(track.unseen),

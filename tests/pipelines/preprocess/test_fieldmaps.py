@@ -76,6 +76,8 @@ def test_a_missing_phase_direction_says_what_is_skipped():
         read_phase({"PhaseEncodingAxis": "j"}, EPI)
     with pytest.raises(DataError, match="PhaseEncodingDirection is 'AP'; i, i-, j"):
         read_phase({"PhaseEncodingDirection": "AP"}, EPI)
+    with pytest.raises(DataError, match="PhaseEncodingDirection is a list of 1; i, i-, j"):
+        read_phase({"PhaseEncodingDirection": ["j"]}, EPI)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,12 @@ def test_milliseconds_are_recognised():
 def test_a_sidecar_without_any_timing_is_refused():
     with pytest.raises(DataError, match="has neither TotalReadoutTime nor EffectiveEchoSpacing"):
         read_readout({}, n_phase=64, path=EPI)
-    with pytest.raises(DataError, match=r"TotalReadoutTime is '0\.03'; a number was expected"):
+    with pytest.raises(
+        DataError, match=r"TotalReadoutTime is a text of 4 letters; a number was exp"
+    ):
         read_readout({"TotalReadoutTime": "0.03"}, n_phase=64, path=EPI)
+    with pytest.raises(DataError, match=r"TotalReadoutTime is 1000+; a number was expected"):
+        read_readout({"TotalReadoutTime": 10**400}, n_phase=64, path=EPI)
 
 
 @pytest.mark.parametrize(

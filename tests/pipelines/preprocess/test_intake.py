@@ -57,6 +57,14 @@ def test_what_is_not_finite_in_the_head_is_refused(series, tmp_path):
     assert "2 more" in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.float64(3e38)], ids=["NaN", "beyond float32"])
+def test_a_series_without_one_finite_voxel_is_named(tmp_path, value):
+    image = nib.Nifti1Image(np.full((*GRID.shape, 3), 10 * value), GRID.affine)
+    nib.save(image, tmp_path / "bold.nii.gz")
+    with pytest.raises(CorruptImageError, match=r"bold\.nii\.gz: volume 0 of 3.* not finite"):
+        survey_series(tmp_path / "bold.nii.gz")
+
+
 def test_a_damaged_file_is_told_as_such(series, tmp_path):
     bold = write(tmp_path / "bold.nii", series)
     bold.write_bytes(bold.read_bytes()[:-1000])

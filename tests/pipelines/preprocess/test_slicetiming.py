@@ -239,9 +239,11 @@ def test_slices_of_several_bands_have_equal_delays():
     ("given", "more", "words"),
     [
         (None, {}, "no SliceTiming"),
-        ("interleaved", {}, "SliceTiming is 'interleaved', not numbers"),
-        ([], {}, "SliceTiming is [], not numbers"),
-        ([0.0, None, 0.1, 0.2, 0.3, 0.4], {}, "not numbers"),
+        ("interleaved", {}, "SliceTiming is a text of 11 letters, not a number for each"),
+        ([], {}, "SliceTiming is a list of 0, not a number for each"),
+        ([0.0, None, 0.1, 0.2, 0.3, 0.4], {}, "SliceTiming is a list of 6, not a number for each"),
+        (["Jane^Doe"] * 6, {}, "SliceTiming is a list of 6, not a number for each"),
+        ([10**400] * 6, {}, "SliceTiming is a list of 6, not a number for each"),
         ([0.0, 0.5, 1.0], {}, "SliceTiming has 3 times for 6 slices"),
         ([0.0, 0.5, -1.0, 0.1, 0.2, 0.3], {}, "a time of -1 s; from 0 on"),
         ([0.0, float("nan"), 1.0, 0.1, 0.2, 0.3], {}, "a time of nan s"),
@@ -249,6 +251,7 @@ def test_slices_of_several_bands_have_equal_delays():
         ([0, 500, 1500, 100, 200, 300], {}, "it seems to be in ms"),
         ([0.3] * 6, {}, "nothing to correct"),
         ([0.0] * 6, {"SliceEncodingDirection": "z"}, "SliceEncodingDirection is 'z'"),
+        ([0.0] * 6, {"SliceEncodingDirection": "Jane"}, "SliceEncodingDirection is a text of 4"),
         ([0.0] * 6, {"SliceEncodingDirection": 2}, "SliceEncodingDirection is 2"),
     ],
 )
