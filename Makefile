@@ -57,9 +57,10 @@ accuracy: test-slow test-consumers
 test-slow: install
 	$(BIN)/python -m pytest -m slow -s --timeout 3600
 
-# What is done to the app on purpose: bad inputs, lost workers, a cluster whose nodes go away.
+# What is done to the app on purpose: bad inputs, kills, full disks, lost workers and nodes. A table of
+# all bad inputs and one of all faults are printed; 30 minutes on two idle cores at most.
 faults: install
-	$(BIN)/python -m pytest -m slow -s --timeout 3600 tests/faults
+	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile --timeout 3600 tests/faults
 
 # The packages that read our folders, and fMRIPrep's own confounds beside ours, in environments of
 # their own (.venv-consumers, .venv-consumers-xcpd). NEUROSTORM_TREE=DIR: a folder made before.
