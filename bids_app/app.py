@@ -272,7 +272,7 @@ def _reports_only(settings: Settings, engines: Engines, begin: float) -> AppResu
             f"{root} holds no results of the participants asked for",
             fix="run the participant level first, or check --participant-label",
         )
-    ledger = Ledger(root)
+    ledger = Ledger(root, rules_of(settings, strict=settings.execution.privacy == "strict"))
     pages = tuple(write_page(label, ledger, engines, again=True)[0] for label in labels)
     return AppResult(paths=pages, seconds=time.monotonic() - begin)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.settings import Prediction, build_settings
 from neurostorm_app.bids_app.signals import Listening, Stopped, run_apart
+from neurostorm_app.bids_app.streams import open_streams
 from neurostorm_app.bids_app.words.compat import FOREIGN
 from neurostorm_app.bids_app.words.invocation import (
     PLACES,
@@ -203,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(prog: str, inner: Any, argv: Sequence[str] | None) -> int:
     """Call the inner function of a command; the one handler of all errors."""
+    open_streams()
     try:
         return int(inner(argv))
     except (Exception, KeyboardInterrupt, Stopped) as error:  # noqa: BLE001  the one handler

@@ -133,6 +133,8 @@ class Engines:
         A model in memory, ready for runs.
     write_subject_page, write_group_page : callable
         Reports from what is in the output folder.
+    viewer : {"on", "off"}
+        Whether pages of participants hold volumes and a viewer for them.
     """
 
     preprocess: Preprocess
@@ -140,6 +142,7 @@ class Engines:
     load_model: Callable[[ModelFiles, Settings, Plan], Embed]
     write_subject_page: Callable[[Path, str], Path]
     write_group_page: Callable[[Path], Path]
+    viewer: Literal["on", "off"] = "on"
 
 
 def real_engines(*, viewer: Literal["on", "off"] = "on") -> Engines:
@@ -156,6 +159,7 @@ def real_engines(*, viewer: Literal["on", "off"] = "on") -> Engines:
         load_model=_load_model,
         write_subject_page=functools.partial(_write_subject_page, viewer=viewer),
         write_group_page=_write_group_page,
+        viewer=viewer,
     )
 
 
@@ -252,7 +256,7 @@ def _load_model(files: ModelFiles, settings: Settings, plan: Plan) -> Embed:
         runs: Iterable[StandardSeries],
     ) -> Generator[tuple[int, RunEmbedding | Exception]]:
         return embedder.embed_many(
-            runs, batch=execution.batch_size, memory=plan.memory, n_threads=plan.n_threads
+            runs, batch=execution.batch_size, memory=plan.memory, n_threads=plan.all_threads
         )
 
     return embed

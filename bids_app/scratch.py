@@ -2,16 +2,17 @@
 
 There is one folder of scratch a call, and a file for each result that is being written. Both are
 held by a lock that the kernel drops when the process dies, however it dies; so a later call under
-the same kernel, or on the same machine, can tell what was left behind from what is being used.
-What other machines left is judged by its age, for their locks may not be seen here.
+the same kernel can tell what was left behind from what is being used. Locks of other kernels may
+not be seen here: what they left is judged by its age, and so is all of it on disks without locks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import itertools
 import os
-import re
 import shutil
 import socket
 import tempfile
@@ -28,7 +29,7 @@ PREFIX: Final = ".work-"
 PART: Final = ".part-"
 LOCK: Final = "held"
 OLD: Final = 7 * 24 * 3600.0
-"""Seconds without a change after which scratch of another machine is taken for abandoned."""
+"""Seconds without a change after which scratch that no lock tells of is taken for abandoned."""
 BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 """The same in all containers of a machine, and another one after each start of it."""
 
@@ -61,7 +62,8 @@ def open_scratch(output_dir: Path) -> Iterator[Path]:
             try:
                 yield folder
             finally:
-                _empty(folder)
+                with contextlib.suppress(OSError):  # a later call removes what is left
+                    _empty(folder)
     finally:  # after its lock is closed: network disks keep a file that is open, and the folder
         _unmake(folder)
 
@@ -128,33 +130,50 @@ def _is_abandoned(path: Path) -> bool:
     """Remove scratch that nobody holds; False if somebody may."""
     inside = path.name.startswith(PREFIX)
     try:
-        if not (_is_near(path.name) or _is_old(path)):
+        if not _may_lock(path):
             return False
         with (path / LOCK if inside else path).open("r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_free(lock, path):
+                return False
             if inside:
                 _empty(path)
             else:
                 path.unlink()
     except FileNotFoundError:  # just being made, or unmade
         return inside and _unmake(path)
-    except OSError:  # used, or of somebody else
+    except OSError:  # of somebody else
         return False
     return _unmake(path) if inside else True
 
 
-def _is_near(name: str) -> bool:
-    """Tell whether scratch is of this machine, so that its locks are seen here."""
-    _, _, place = name.partition("-")
+def _is_free(lock: BinaryIO, path: Path) -> bool:
+    """Take the lock of scratch; where a disk has no locks its age decides."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return _is_old(path, OLD)
+    return True
+
+
+def _may_lock(path: Path) -> bool:
+    """Tell whether a lock, if there is one, is seen here, or scratch is too old to be in use.
+
+    Locks of the same kernel are seen. A machine of the same name under another kernel is this one
+    before it was started again, or another one: what has changed since this start is of another.
+    """
     host, boot = _place().split("-")
-    return place.startswith(f"{host}-") or f"-{boot}-" in place
+    theirs, _, rest = path.name.partition("-")[2].partition("-")
+    if rest.partition("-")[0] == boot:
+        return True
+    return _is_old(path, time.clock_gettime(time.CLOCK_BOOTTIME) if theirs == host else OLD)
 
 
-def _is_old(path: Path) -> bool:
-    """Tell whether nothing in a folder or a file has changed for long."""
-    inside = [*path.rglob("*")] if path.is_dir() else []
-    newest = max(found.lstat().st_mtime for found in (path, *inside))
-    return time.time() - newest > OLD
+def _is_old(path: Path, seconds: float) -> bool:
+    """Tell whether nothing in a folder or a file has changed for so long."""
+    found = itertools.chain((path,), path.rglob("*"))
+    return all(time.time() - one.lstat().st_mtime > seconds for one in found)
 
 
 def _empty(folder: Path) -> None:
@@ -182,7 +201,7 @@ def _unmake(folder: Path) -> bool:
 
 
 def _place() -> str:
-    """Name this machine and its kernel: locks of others may not be seen here."""
-    host = re.sub("[^0-9A-Za-z]", "", socket.gethostname())[:32]
+    """Name this machine, so that its name is not told, and its kernel."""
+    host = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
     boot = BOOT.read_text(encoding="ascii")[:8] if BOOT.is_file() else host
     return f"{host}-{boot}"

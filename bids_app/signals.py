@@ -32,6 +32,8 @@ AGAIN: Final = 0.05
 """Seconds after which work that swallowed `Stopped` is told again; nipype swallows all it can."""
 DYING: Final = 1.0
 """Seconds to wait for killed processes; one that waits for a disk may take longer."""
+TWICE: Final = 1.0
+"""Seconds within which a second Ctrl-C is the first one, which a launcher has passed on too."""
 DIE_WITH_PARENT: Final = 1
 """``PR_SET_PDEATHSIG`` of prctl(2)."""
 TRACKER: Final = b"resource_tracker"
@@ -155,19 +157,23 @@ class _Child:
         Of it, and of its process group.
     asked : int or None
         The signal that it was told to end by.
+    since : float
+        When, by the monotonic clock.
     """
 
     pid: int
     asked: int | None = None
+    since: float = 0.0
 
     def forward(self, signum: int, _: object) -> None:
-        """Pass a signal on; after a while, or a second Ctrl-C, there is no choice left."""
+        """Pass a signal on; after a while, or a later Ctrl-C, there is no choice left."""
         if signum == signal.SIGINT and self.asked is not None:
-            self.kill()
+            if time.monotonic() - self.since > TWICE:
+                self.kill()
             return
         os.kill(self.pid, signum)
         if self.asked is None:
-            self.asked = signum
+            self.asked, self.since = signum, time.monotonic()
             signal.alarm(GRACE)
 
     def pause(self, *_: object) -> None:

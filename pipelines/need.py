@@ -82,10 +82,13 @@ class Need:
         if n_procs == 1 or not self.steps:
             return max((*models, *(step.memory for step in self.steps)), default=0)
         places, outputs = self._largest(PLACES), self._largest(OUTPUTS)
-        several = sum(step.name == "confounds" for step in self.steps) > 1
+        names = [step.name for step in self.steps]
+        placed = names.count("coregister") + names.count("straight")  # once a run
+        several = max(placed, names.count("confounds")) > 1
         late = sorted([*places, *outputs], reverse=True)
         sets = (
             [*self._largest(ANATOMY)[:1], *self._largest(EARLY)[: n_procs - 1]],
+            self._largest(frozenset({"standard"}))[:n_procs],  # one a grid, side by side
             *([late[:n_procs]] if several else [places[:1], outputs[:n_procs]]),
         )
         together = max(sum(size - LIGHTER for size in sizes) for sizes in sets)

@@ -79,6 +79,11 @@ class Plan:
     n_threads: int
     memory: int
 
+    @property
+    def all_threads(self) -> int:
+        """Threads of a process beside which no other one works."""
+        return self.n_procs * self.n_threads
+
 
 def detect(
     environment: Mapping[str, str] | None = None,

@@ -65,9 +65,9 @@ class Wire:
         self.end.close()
 
     def _listen(self) -> None:
-        """Pass on what is written, until the block ends; workers may outlive it."""
+        """Pass on what is written until the block ends; workers may outlive it."""
         rest = b""
-        while not self._over.is_set():
+        while not self._over.is_set() or self._mouth.poll(0):
             if not self._mouth.poll(PAUSE):
                 continue
             read = os.read(self._mouth.fileno(), 16 * LONGEST)

@@ -13,16 +13,17 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.clusters.executors import Outcome, failed
+from neurostorm_app.bids_app.clusters.sharing import divide
 from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.results import tell_result
 from neurostorm_app.errors import ExitCode, TemporaryError, UsageError
-from neurostorm_app.pipelines.resources import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from neurostorm_app.bids_app.inputs.dataset import Participant
     from neurostorm_app.bids_app.participant.units import Call
+    from neurostorm_app.pipelines.resources import Plan
 
 __all__ = ["work_through_dask"]
 
@@ -92,7 +93,7 @@ def work_through_dask(
     with (
         dask.config.set(CONFIG),
         dask.config.set({"distributed.deploy.lost-worker-timeout": RETURN.get(where, "1h")}),
-        _cluster(where, call, count=len(groups), per_process=per_process) as (client, local),
+        _cluster(where, call, groups, per_process=per_process) as (client, local),
     ):
         shared = call if local is None else dataclasses.replace(call, plan=local)
         from neurostorm_app.bids_app.clusters.executor_dask_worker import Shared
@@ -115,7 +116,7 @@ def _check_installed(package: str) -> None:
 
 @contextlib.contextmanager
 def _cluster(
-    where: str, call: Call, *, count: int, per_process: int
+    where: str, call: Call, groups: Sequence[Sequence[Participant]], *, per_process: int
 ) -> Iterator[tuple[Any, Plan | None]]:
     """Find or start the workers; give the client, and the plan of each worker if we know it."""
     from distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
@@ -123,7 +124,7 @@ def _cluster(
     gpu = {"GPU": 1} if _wants_gpu(call) else {}
     if where == "slurm":
         with (
-            _slurm(call, gpu, count=count, per_process=per_process) as cluster,
+            _slurm(call, gpu, count=len(groups), per_process=per_process) as cluster,
             Client(cluster, set_as_default=False) as client,
         ):
             yield client, None
@@ -138,13 +139,11 @@ def _cluster(
         with client:
             yield client, None
     else:
-        # Participants side by side take less time than processes side by side for each.
-        n_workers = 1 if gpu else max(1, min(call.plan.n_procs, count))
-        n_procs = max(1, call.plan.n_procs // n_workers)
-        share = Plan(n_procs, call.plan.n_threads, call.plan.memory // n_workers)
+        n_workers, share = divide(call, groups, most=1 if gpu else len(groups))
         options: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": 1}
         options |= {
-            "resources": {**gpu, "MEMORY": share.memory},
+            # Its share is planned: whatever it is, a unit need not wait for a worker with more.
+            "resources": {**gpu, "MEMORY": max(share.memory, per_process)},
             "dashboard_address": "127.0.0.1:0",
         }
         with (

@@ -19,6 +19,7 @@ from neurostorm_app.bids_app.participant.needs import (
 )
 from neurostorm_app.bids_app.results import contained
 from neurostorm_app.errors import AppError, CannotCreateError, UsageError
+from neurostorm_app.pipelines.need import Need
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.participant.pieces import Anatomy, RunPieces
     from neurostorm_app.bids_app.participant.units import Call
     from neurostorm_app.bids_app.results import Progress
-    from neurostorm_app.pipelines.need import Need
     from neurostorm_app.pipelines.resources import Plan
 
 __all__ = ["Disks", "admit", "check_memory", "refuse"]
@@ -54,6 +54,7 @@ class Disks:
     scratch: Path
     output: Path
     _promised: dict[int, int] = field(default_factory=dict)
+    _aside: list[int] = field(default_factory=list)
 
     def check(self, name: str, need: Need) -> None:
         """Refuse what has no room, and warn where it is nearly so.
@@ -71,7 +72,10 @@ class Disks:
             If a disk has too little room.
         """
         for disk, (folder, size) in self._asked(need).items():
-            free = shutil.disk_usage(folder).free - self._promised.get(disk, 0)
+            usage = shutil.disk_usage(folder)
+            if not usage.total:  # some network disks say nothing of their room
+                continue
+            free = usage.free - self._promised.get(disk, 0)
             words = f"about {_size(size)} for {name}, and the disk at {_mount(folder)} has"
             if size > free:
                 raise CannotCreateError(
@@ -86,6 +90,13 @@ class Disks:
         """Count what a run that was let in will take."""
         for disk, (_, size) in self._asked(need).items():
             self._promised[disk] = self._promised.get(disk, 0) + size
+        self._aside.append(need.scratch)
+
+    def clear_scratch(self) -> None:
+        """Take back what was promised in the scratch folder, as when a participant is done."""
+        for disk, (_, size) in self._asked(Need(scratch=sum(self._aside))).items():
+            self._promised[disk] = self._promised.get(disk, 0) - size
+        self._aside.clear()
 
     def _asked(self, need: Need) -> dict[int, tuple[Path, int]]:
         """Bytes by disk, and a folder on it."""

@@ -264,7 +264,7 @@ class _Job:
             n_volumes=len(plan.operator),
             tr=self.ready.series.tr,
             code=MNI,
-            n_threads=self.call.plan.n_threads,
+            n_threads=self.call.plan.all_threads,
         )
         whole, smoothed = folder / "denoised.nii.gz", folder / "smoothed.nii.gz"
         aside = {paths.bold(): whole}

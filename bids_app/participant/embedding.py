@@ -17,12 +17,15 @@ import numpy as np
 
 from neurostorm_app.bids_app.derivatives import embedding_table, write_json, write_text
 from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.participant.admission import check_memory
+from neurostorm_app.bids_app.participant.needs import need_of_embedding
 from neurostorm_app.bids_app.participant.outputs import embedding_sidecars
 from neurostorm_app.bids_app.participant.predictions import prediction_sidecar, prediction_table
 from neurostorm_app.bids_app.participant.units import embedding_paths, embedding_unit
 from neurostorm_app.bids_app.provenance import Unit, now
 from neurostorm_app.bids_app.results import Progress, StageTime, contained
 from neurostorm_app.errors import AppError
+from neurostorm_app.pipelines.embed_series import ParcelTable
 from neurostorm_app.pipelines.progress import Event, stage, tell
 from neurostorm_app.pipelines.resources import peak_memory
 
@@ -134,6 +137,9 @@ def _find_missing(
             if held:
                 _take(progress, unit, files, call)
             else:
+                if not isinstance(ready.series, ParcelTable):  # a table takes next to nothing
+                    need = need_of_embedding(ready.series, [files], call)
+                    check_memory(progress.name, need, call.plan.memory)
                 sent.append(_Work(progress, ready, unit))
         if sent and sent[-1].progress is progress:
             yield ready.series

@@ -13,7 +13,7 @@ from neurostorm_app.bids_app.provenance import Unit, sha256_of
 from neurostorm_app.errors import AppError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from neurostorm_app.bids_app.engines import Preprocessed
@@ -130,7 +130,7 @@ class Keeper:
                 self._keep(piece, done.anat, {})
 
     def keep_methods(
-        self, label: str, methods: str, *, pieces: Iterable[Piece], added: bool
+        self, label: str, methods: str, *, pieces: Sequence[Piece], added: bool
     ) -> None:
         """Keep the paragraph for the methods section; what was made later is a further one.
 
@@ -143,10 +143,11 @@ class Keeper:
             Of the participant.
         methods : str
             What was done.
-        pieces : iterable of Piece
+        pieces : sequence of Piece
             What the call was asked for; those that are not held are what it made.
         added : bool
-            Whether it adds to what was done before.
+            Whether it adds to what was done before. It also does if another call has meanwhile
+            kept, and told of, some of the pieces.
         """
         if not methods:
             return
@@ -156,6 +157,7 @@ class Keeper:
         told = set(record["settings"].get("told", ())) if path.is_file() else set()
         if made <= told:  # the same keys: what was said of them holds
             return
+        added = added or bool(told & {p.unit.key for p in pieces if p.held(self.call)})
         told = told if added else set()
         before = path.read_text(encoding="utf-8") if added and path.is_file() else ""
         if methods in before:

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.participant.units import Call
     from neurostorm_app.pipelines.stage import OutputSpace, Run, StandardSeries
 
-__all__ = ["facts_of", "memory_of_run", "need_of_anatomy", "need_of_embedding", "need_of_run"]
+__all__ = [
+    "facts_of",
+    "memory_of_run",
+    "need_of_anatomy",
+    "need_of_embedding",
+    "need_of_run",
+]
 
 LABEL_BYTES: Final = 2**14
 """Sidecars and records of the embedding of a run by a model."""
@@ -120,15 +126,18 @@ def need_of_run(participant: Participant, pieces: RunPieces, call: Call) -> Need
     science = call.settings.science
     if science.denoise:
         need += Need(output=4 * facts.brain * facts.n_volumes * len(science.strategies))
-    if not (call.models and science.has_standard and pieces.series):
-        return need
-    for files in call.models:
+    return need + _models_of(facts, pieces.run, call) if pieces.series else need
+
+
+def _models_of(facts: RunFacts, run: Run, call: Call) -> Need:
+    """Tell what all models take for a run that is preprocessed here."""
+    science, need = call.settings.science, Need()
+    for files in call.models if science.has_standard else ():
         space = choose_space(science.spaces, files.card.contract.space)
         grid = _target(space, facts)
         spot = _spot(space, facts)
         brain = min(grid, round(facts.brain * math.prod(facts.zooms) / spot))
-        shown = _Series(grid, brain, facts.n_volumes, pieces.run.tr)
-        need += _embedding(files, shown, call)
+        need += _embedding(files, _Series(grid, brain, facts.n_volumes, run.tr), call)
     return need
 
 
@@ -160,7 +169,7 @@ def memory_of_run(participant: Participant, run: Run, call: Call) -> Need:
     )
     if participant.anat is None and participant.t1w:
         need += estimate_anatomy([facts.t1w], n_templates=1, standard=[])
-    return need
+    return need + _models_of(facts, run, call) if full else need
 
 
 def need_of_embedding(series: StandardSeries, models: Iterable[ModelFiles], call: Call) -> Need:
@@ -244,14 +253,19 @@ def _embedding(files: ModelFiles, series: _Series, call: Call) -> Need:
     """Tell what one model takes for a series."""
     contract = files.card.contract
     n_volumes = round(series.n_volumes * series.tr / (contract.tr or series.tr))
-    window = min(contract.window or n_volumes, n_volumes)
-    stride = contract.stride or window
+    if contract.kind == "voxels":
+        window = stride = contract.block(series.tr)
+    else:
+        window = min(contract.window or n_volumes, n_volumes)
+        stride = contract.stride or window
     n_windows = 1 + max(0, math.ceil((n_volumes - window) / stride))
     if contract.kind == "volume":
         each = 4 * math.prod(contract.grid.shape) * window
         kept = 4 * series.brain * series.n_volumes
         room = plan_room(each, cost=8, memory=call.plan.memory, batch=1)
         kept = kept if kept <= room else 0
+    elif contract.kind == "voxels":
+        each, kept = 4 * contract.padded(contract.n_voxels or 10_000), 0
     else:
         each, kept = 4 * (contract.n_parcels or 100) * window, 0
     step = estimate_embedding(

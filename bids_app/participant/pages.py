@@ -47,14 +47,14 @@ def write_page(
         Whether it was written.
     """
     root, page = ledger.root, ledger.root / f"sub-{label}.html"
-    unit = _page_unit(label, ledger)
+    unit = _page_unit(label, ledger, engines)
     if ledger.holds(unit) and not again:
         return page, False
     begin, started = time.monotonic(), now()
     with stage(f"sub-{label}", "report"):
         page = engines.write_subject_page(root, label)
         for _ in range(TRIES):  # another call may have kept results while this one drew
-            if (newer := _page_unit(label, ledger)).key == unit.key:
+            if (newer := _page_unit(label, ledger, engines)).key == unit.key:
                 break
             unit, page = newer, engines.write_subject_page(root, label)
     measured = {"started": started, "seconds": round(time.monotonic() - begin, 2)}
@@ -66,14 +66,14 @@ def write_page(
     return page, True
 
 
-def _page_unit(label: str, ledger: Ledger) -> Unit:
+def _page_unit(label: str, ledger: Ledger, engines: Engines) -> Unit:
     """Make the unit of the page: it depends on the participant's records and run reports.
 
-    It shows, too, who is nearest, as far as the group level knows.
+    It shows, too, who is nearest and what was predicted, as far as the group level knows.
     """
     root = ledger.root
     inputs: dict[str, str] = {}
-    for pattern in (f"sub-{label}_*.json", "desc-*_index.json"):
+    for pattern in (f"sub-{label}_*.json", "desc-*_index.json", "target-*.json"):
         for path in sorted((root / "prov").glob(pattern)):
             record = ledger.read(path.stem)
             if record is not None and record["kind"] != "report":
@@ -84,6 +84,6 @@ def _page_unit(label: str, ledger: Ledger) -> Unit:
         name=f"sub-{label}_report",
         kind="report",
         about={"participant": label},
-        settings={},
+        settings={"viewer": engines.viewer, "strict": ledger.rules.strict},
         inputs=inputs,
     )

@@ -183,6 +183,7 @@ def _plan_participant(participant: Participant, call: Call, disks: Disks) -> Ite
         yield _plan_raw(run, participant, anat, call, disks)
     for item in participant.precomputed:
         yield _plan_precomputed(item, call, disks)
+    disks.clear_scratch()  # it is removed before the next participant
 
 
 def _plan_raw(

@@ -210,7 +210,7 @@ def _load_model(files: ModelFiles, settings: Settings, plan: Plan) -> Embed:
             runs,
             batch=settings.execution.batch_size,
             memory=plan.memory,
-            n_threads=plan.n_threads,
+            n_threads=plan.all_threads,
         )
 
     return embed

@@ -252,7 +252,9 @@ def _input_settings(files: ModelFiles, science: Science) -> dict[str, Any]:
     contract = files.card.contract
     if contract.kind == "volume":
         return {"clip_policy": science.clip_policy, "parity": science.parity}
-    return {} if contract.scaling == "none" else {"input_gain": science.input_gain}
+    if contract.kind == "voxels" or contract.scaling == "none":
+        return {}
+    return {"input_gain": science.input_gain}
 
 
 def embedding_paths(series: StandardSeries, label: str, root: Path) -> dict[str, Path]:

@@ -42,7 +42,7 @@ def wants_view(environ: Mapping[str, str]) -> bool:
         Of the process. In continuous integration and in jobs of SLURM without a terminal of their
         own (``srun --pty``) nobody looks.
     """
-    if not (os.isatty(1) or os.isatty(2)) or not os.isatty(2):
+    if not os.isatty(2):
         return False
     if environ.get("TERM", "").lower() in DUMB or environ.get("CI", "").lower() not in NO:
         return False

@@ -32,7 +32,7 @@ from neurostorm_app.pipelines.predict import interpret
 from neurostorm_app.pipelines.resources import Plan
 from neurostorm_app.pipelines.stage import StandardSeries
 
-from .conftest import POISON, write_image
+from .conftest import POISON, Fake, write_image
 
 RUN = "sub-01_task-rest_run-1"
 SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
@@ -663,3 +663,21 @@ def test_a_file_of_a_model_is_part_of_the_key_by_its_content(key, tmp_path, role
     keys = [key("brainlm", {role: path}) for path in (one, two, other)]
     assert keys[0] == keys[1] != keys[2]
     assert keys[0] != key("brainlm")
+
+
+def test_what_another_call_said_of_a_participant_meanwhile_is_not_lost(settings, fake):
+    class Slower(Fake):
+        """Engines during whose work another call does one of the runs."""
+
+        def preprocess(self, wanted, **others):
+            if not self.wanted:
+                run_app(
+                    settings(participant_label=("01",), run_label=("1",)), engines=fake.engines()
+                )
+            done = super().preprocess(wanted, **others)
+            return replace(done, methods="What was done of both runs.")
+
+    run_app(settings(participant_label=("01",)), engines=Slower().engines())
+    logs = settings().output_dir / "logs"
+    text = (logs / "sub-01_methods.md").read_text()
+    assert text == "What was done.\n\nWhat was done of both runs."

@@ -14,6 +14,7 @@ from neurostorm_app.bids_app.describe import describe_output
 from neurostorm_app.bids_app.engines import ModelFiles
 from neurostorm_app.bids_app.inputs.precomputed import Precomputed, find_precomputed
 from neurostorm_app.bids_app.inputs.validation import validate
+from neurostorm_app.bids_app.participant import denoising
 from neurostorm_app.bids_app.participant.denoising import denoise_runs, find_atlases
 from neurostorm_app.bids_app.participant.units import Call, ready_from_precomputed
 from neurostorm_app.bids_app.provenance import Ledger
@@ -286,3 +287,16 @@ def test_the_output_is_valid(call, tree):
     if PATTERNS not in ignored.read_text():
         ignored.write_text(ignored.read_text() + PATTERNS)
     validate(call.root, ["01"], everyone=True)
+
+
+def test_a_series_is_written_with_the_threads_of_all_processes(call, tree, monkeypatch):
+    seen = []
+    real = denoising.write_series
+
+    def write(*given, **options):
+        seen.append(options["n_threads"])
+        return real(*given, **options)
+
+    monkeypatch.setattr(denoising, "write_series", write)
+    run(replace(call, plan=Plan(n_procs=3, n_threads=2, memory=2**30)), tree, "simple")
+    assert seen == [6]

@@ -14,8 +14,11 @@ from pydantic import ValidationError
 
 from neurostorm_app.bids_app.clusters import executor_dask
 from neurostorm_app.bids_app.clusters.executors import work_through
+from neurostorm_app.bids_app.clusters.sharing import divide
 from neurostorm_app.bids_app.clusters.status import read_standing
 from neurostorm_app.bids_app.inputs.dataset import find_runs
+from neurostorm_app.bids_app.participant.admission import check_memory
+from neurostorm_app.bids_app.participant.needs import memory_of_run
 from neurostorm_app.bids_app.participant.units import Call
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.words.options import Execution
@@ -171,6 +174,31 @@ def test_the_first_failure_ends_the_work_where_that_was_asked(work, fake):
     assert [name[:6] for name in results(outcomes)] == ["sub-01", "sub-01"]
     outcomes, _ = work("local", fake)
     assert len(results(outcomes)) == 4
+
+
+@pytest.mark.parametrize(
+    ("memory", "n_workers"), [(64 * GIB, 2), (3 * GIB, 2), (2.5 * GIB, 1), (GIB, 1)]
+)
+def test_workers_of_this_machine_are_so_few_that_each_can_do_any_unit(
+    settings, fake, tmp_path, memory, n_workers
+):
+    asked = settings(executor="dask")
+    call = Call(
+        settings=asked,
+        engines=fake.engines(),
+        ledger=Ledger(tmp_path / "out"),
+        plan=Plan(6, 1, round(memory)),
+        models=(fake.find_model("connectome", asked.science),),
+        missing={},
+        scratch=tmp_path,
+        series_dir=tmp_path,
+    )
+    groups = [[participant] for participant in find_runs(asked).participants]
+    found, share = divide(call, groups, most=len(groups))
+    assert (found, share) == (n_workers, Plan(6 // n_workers, 1, round(memory) // n_workers))
+    if memory > 2 * GIB:
+        for run in groups[0][0].raw:
+            check_memory(run.name, memory_of_run(groups[0][0], run, call), share.memory)
 
 
 @pytest.mark.parametrize("executor", ["dask", "dask:slurm"])

@@ -8,11 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from neurostorm_app.bids_app.app import run_app
-from neurostorm_app.bids_app.participant import admission
+from neurostorm_app.bids_app.engines import real_engines
+from neurostorm_app.bids_app.participant import admission, embedding
 from neurostorm_app.bids_app.participant.admission import Disks, check_memory
 from neurostorm_app.bids_app.participant.planning import PlannedRun, table_of
 from neurostorm_app.errors import CannotCreateError, ExitCode, UsageError
+from neurostorm_app.pipelines import embed
 from neurostorm_app.pipelines.need import Need, Step
+from neurostorm_app.pipelines.resources import Plan
 
 GIB, MIB = 2**30, 2**20
 RUN = "sub-01_task-rest_run-1"
@@ -22,8 +25,8 @@ RUN = "sub-01_task-rest_run-1"
 def disk(monkeypatch):
     """Say what is free on every disk."""
 
-    def say(free):
-        usage = SimpleNamespace(free=free)
+    def say(free, total=64 * GIB):
+        usage = SimpleNamespace(free=free, total=total)
         monkeypatch.setattr(admission.shutil, "disk_usage", lambda _: usage)
 
     return say
@@ -82,6 +85,70 @@ def test_room_is_promised_run_by_run(tmp_path, disk):
         disks.check("two", need)
     assert "has 4 MiB" in caught.value.what
     assert "choose another OUTPUT_DIR" in caught.value.fix
+
+
+def test_scratch_of_participants_that_are_done_is_free_again(tmp_path, disk):
+    disks = Disks(tmp_path / "scratch", tmp_path / "out")
+    disk(10 * MIB)
+    need = Need(scratch=5 * MIB, output=2 * MIB)
+    for name in ("one", "two"):
+        disks.check(name, need)
+        disks.promise(need)
+        disks.clear_scratch()
+    with pytest.raises(CannotCreateError, match="about 7 MiB for three") as caught:
+        disks.check("three", need)
+    assert "has 6 MiB" in caught.value.what
+
+
+def test_a_dry_run_counts_the_scratch_of_one_participant_at_a_time(settings, fake, disk):
+    rows = {}
+    for line in run_app(settings(dry_run=True), engines=fake.engines()).summary().splitlines():
+        name, *cells = line.split("  ")
+        rows[name] = [int(cell.split()[0]) for cell in cells if cell.strip().endswith("MiB")]
+    one = {name: cells for name, cells in rows.items() if name.startswith("sub-01") and cells}
+    scratch, output = (sum(cells[i] for cells in one.values()) for i in (0, 1))
+    assert scratch > 8  # else this tells nothing
+    disk((scratch + 2 * output + 8) * MIB)
+    summary = run_app(settings(dry_run=True), engines=fake.engines()).summary()
+    assert "would be refused" not in summary
+
+
+def test_a_model_is_held_to_memory_too_where_all_is_preprocessed(settings, fake, monkeypatch):
+    run_app(settings(), engines=fake.engines())
+    real = embedding.need_of_embedding
+
+    def need_of(series, models, call):
+        step = Step("embed toy", 999 * GIB, 1)
+        return Need(models=(step,)) if series.name == RUN else real(series, models, call)
+
+    monkeypatch.setattr(embedding, "need_of_embedding", need_of)
+    result = run_app(settings(models=("toy",)), engines=fake.engines())
+    failed = [run for run in result.runs if run.exit_code]
+    assert [(run.name, int(run.exit_code)) for run in failed] == [(RUN, 64)]
+    assert "takes about 999.0 GiB of memory (embed toy)" in failed[0].errors[0].what
+    assert f"embed toy {RUN}" not in fake.calls
+    assert fake.calls["embed toy sub-01_task-rest_run-2"] == 1
+
+
+def test_a_model_has_the_threads_of_all_processes(settings, fake, monkeypatch):
+    asked = {}
+
+    class Embedder:
+        def embed_many(self, runs, **options):
+            asked.update(options)
+            return iter(())
+
+    monkeypatch.setattr(embed, "load_embedder", lambda *_, **__: Embedder())
+    files = fake.find_model("connectome", settings().science)
+    model = real_engines().load_model(files, settings(device="cpu"), Plan(4, 2, GIB))
+    model([])
+    assert asked["n_threads"] == 8
+
+
+def test_a_disk_that_says_nothing_of_its_room_is_taken_as_it_is(tmp_path, disk, caplog):
+    disk(0, total=0)
+    Disks(tmp_path, tmp_path).check("one", Need(output=6 * GIB))
+    assert not caplog.text
 
 
 def test_a_disk_that_is_nearly_full_is_told(tmp_path, disk, caplog):

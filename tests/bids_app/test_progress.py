@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from fcntl import ioctl
@@ -124,6 +125,26 @@ def test_workers_tell_and_log_through_a_pipe(caplog, monkeypatch):
         app.removeHandler(caplog.handler)
     assert heard == [told]
     assert caplog.messages == ["run is odd"]
+
+
+def test_what_workers_told_just_before_the_end_is_passed_on(monkeypatch):
+    heard, entered, go = [], threading.Event(), threading.Event()
+    told = [event("run", "motion", "advanced", n, 300, "volumes") for n in range(300)]
+
+    def slow(one):
+        heard.append(one)
+        entered.set()
+        go.wait(5)
+
+    wire = Wire(slow)
+    with wire:
+        teller = _Teller(wire.end)
+        teller(told[0])
+        assert entered.wait(5)
+        for one in told[1:]:
+            teller(one)  # while the listener is busy with the first
+        threading.Timer(0.2, go.set).start()
+    assert heard == told
 
 
 def test_a_worker_never_waits_for_whoever_listens():

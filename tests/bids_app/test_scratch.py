@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -78,6 +79,63 @@ def test_scratch_of_the_same_kernel_is_known_whatever_the_container_calls_itself
     with open_scratch(tmp_path):
         assert remove_abandoned(tmp_path) == []
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("prefix", [".part-", ".work-"])
+def test_a_namesake_under_another_kernel_keeps_what_it_changed_since_this_start(
+    prefix, tmp_path, monkeypatch
+):
+    host = scratch._place().split("-")[0]
+    name = f"{prefix}{host}-0badcafe-x.part"
+    lock = tmp_path / name
+    if prefix == ".work-":
+        lock.mkdir()
+        lock /= "held"
+    lock.touch()
+    monkeypatch.setattr(scratch.time, "clock_gettime", lambda _: 3600.0)
+    assert remove_abandoned(tmp_path) == []  # it may be at work, and its lock is not seen here
+    before = time.time() - 3700
+    for path in {lock, tmp_path / name}:
+        os.utime(path, (before, before))
+    assert remove_abandoned(tmp_path) == [tmp_path / name]  # nothing of before the start lives
+
+
+@pytest.mark.parametrize("age", [0.0, OLD + 60])
+def test_on_a_disk_without_locks_only_what_is_old_is_removed(age, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(scratch.fcntl, "flock", refuse)
+    folder, part = (tmp_path / f"{name}-{scratch._place()}-x.part" for name in (".work", ".part"))
+    folder.mkdir()
+    for path in (part, folder / "held", folder):
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    assert remove_abandoned(tmp_path) == ([part, folder] if age else [])
+
+
+def test_no_name_tells_the_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch.socket, "gethostname", lambda: "jane-laptop")
+    with open_scratch(tmp_path), open_part(tmp_path):
+        names = "".join(path.name for path in tmp_path.iterdir())
+    assert "jane" not in names
+    assert "laptop" not in names
+
+
+def test_a_clean_up_that_fails_does_not_fail_the_call(tmp_path, monkeypatch):
+    def fail(_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with open_scratch(tmp_path) as folder:
+        (folder / "file").touch()
+        monkeypatch.setattr(scratch, "_empty", fail)
+    monkeypatch.undo()
+    assert remove_abandoned(tmp_path) == [folder]  # the next call ends it
+
+
+def test_looking_for_what_is_old_ends_at_the_first_thing_that_is_new(tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch.Path, "rglob", lambda *_: iter(("never looked at",)))
+    assert not scratch._is_old(tmp_path, OLD)
 
 
 def test_a_clean_up_that_was_interrupted_is_ended_by_the_next_call(tmp_path, monkeypatch):

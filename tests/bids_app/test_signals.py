@@ -144,6 +144,38 @@ def test_ctrl_c_of_a_terminal_reaches_the_work_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["cleaned"]
 
 
+def test_a_signal_that_a_launcher_passes_on_too_is_one(tmp_path):
+    process, _ = work(tmp_path, "cleans")
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    process.communicate(timeout=8)
+    assert process.returncode == 75
+    assert [path.name for path in tmp_path.iterdir()] == ["cleaned"]
+
+
+def test_a_second_ctrl_c_after_a_while_ends_work_that_does_not_listen(tmp_path):
+    process, _ = work(tmp_path, "computes")
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=8)
+    assert time.monotonic() - begin < 5
+    assert process.returncode == 75
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_lead_nowhere(tmp_path, closed):
+    command = ["bash", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", WORK]
+    process = start(*command, tmp_path, "ends", mark=str(tmp_path))
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 65, said
+    assert not list(tmp_path.iterdir())
+
+
 def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 

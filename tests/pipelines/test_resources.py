@@ -6,6 +6,7 @@ import pytest
 
 from neurostorm_app.errors import UsageError
 from neurostorm_app.pipelines.resources import (
+    Plan,
     Resources,
     detect,
     find_device,
@@ -157,3 +158,7 @@ def test_a_batch_fits_into_the_memory_that_is_left(memory, most, expected):
 def test_what_a_batch_takes_is_not_left_for_a_run():
     rooms = [plan_room(2**20, cost=6.0, memory=4 * GIB, batch=n) for n in (1, 10, 1000)]
     assert rooms[0] > rooms[1] > rooms[2] == 0
+
+
+def test_a_process_that_works_alone_has_the_threads_of_all():
+    assert Plan(n_procs=3, n_threads=2, memory=GIB).all_threads == 6
