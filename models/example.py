@@ -25,9 +25,12 @@ class MaskedExample:
     hidden : Tensor of bool, shape (B, ...)
         ``True`` is hidden. An axis has as many entries as that of `truth`, or a whole fraction of
         them; the axis of the values of a token is left out.
+    counted : Tensor of bool, shape of `truth`, or None
+        ``True`` where the error looks, as far as it is hidden; None is everywhere.
     """
 
     error: Tensor
     truth: Tensor
     guess: Tensor
     hidden: Tensor
+    counted: Tensor | None = None

@@ -47,7 +47,8 @@ class Example:
     hidden_share : float
         Of the window.
     error, error_of_mean : float
-        Mean squared error over what was hidden: of the guess, and of the mean of what was seen.
+        Mean squared error over what was hidden and counts: of the guess, and of the mean of what
+        was seen and counts.
     """
 
     views: list[View]
@@ -93,6 +94,7 @@ def draw_example(
     *,
     error: float,
     affine: NDArray[np.float64] | None,
+    counted: NDArray[np.bool_] | None = None,
 ) -> Example:
     """Take pictures of a window.
 
@@ -106,13 +108,19 @@ def draw_example(
         Of the guess, as the network measures it.
     affine : ndarray, shape (4, 4), or None
         Of the volumes' grid, along the axes of the world; None for parcels.
+    counted : ndarray of bool, shape of `truth`, or None
+        ``True`` where `error` looks, so that the mean is judged by the same values; None is
+        everywhere.
     """
+    judged = np.ones(truth.shape, dtype=bool) if counted is None else counted
     if affine is not None:
-        truth, guess = truth[0], guess[0]
+        truth, guess, judged = truth[0], guess[0], judged[0]
     else:
         truth, guess = (part.reshape(len(part), -1) for part in (truth, guess))
+        judged = judged.reshape(truth.shape)
     where = _as_large(hidden, truth.shape)
-    mean = float(truth[~where].mean()) if not where.all() else 0.0
+    seen = truth[~where & judged]
+    mean = float(seen.mean()) if seen.size else 0.0
     low, high = (float(p) for p in np.percentile(truth, _RANGE))
     span = max(high - low, 1e-12)
 
@@ -132,7 +140,7 @@ def draw_example(
         ],
         hidden_share=float(where.mean()),
         error=error,
-        error_of_mean=float(np.square(truth[where] - mean).mean()),
+        error_of_mean=float(np.square(truth[where & judged] - mean).mean()),
     )
 
 

@@ -118,7 +118,8 @@ def ask_description(contents: Contents, keys: Sequence[str], rule: str) -> Itera
 def name_of_generator(content: dict[str, Any]) -> str | None:
     """Find the name of what made a derivative, as PyBIDS does."""
     made = content.get("GeneratedBy")
-    names = [one["Name"] for one in made if "Name" in one] if isinstance(made, list) else []
+    listed = made if isinstance(made, list) else []
+    names = [one["Name"] for one in listed if isinstance(one, dict) and "Name" in one]
     before = content.get("PipelineDescription")
     older = before.get("Name") if isinstance(before, dict) else None
     return names[0] if names else older

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from neurostorm_app.bids_app.words.values import LABEL
 
@@ -38,7 +38,7 @@ class File:
     suffix, extension : str
         Such as ``bold`` and ``.nii.gz``.
     lost : bool
-        Whether it is a link to content that is not here.
+        Whether it is a link to content that is not here, or to nowhere.
     """
 
     path: str
@@ -224,7 +224,15 @@ def list_folder(root: Path, labels: Sequence[str] = ()) -> Folder:
 
 def _folders(path: Path) -> list[str]:
     with os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir()]
+        return [entry.name for entry in entries if _is(entry, "folder")]
+
+
+def _is(entry: os.DirEntry[str], kind: Literal["folder", "file"]) -> bool:
+    """Tell what an entry is; a link that leads round in a circle is neither."""
+    try:
+        return entry.is_dir() if kind == "folder" else entry.is_file()
+    except OSError:
+        return False
 
 
 def _list(folder: Folder, place: str) -> None:
@@ -235,7 +243,7 @@ def _list(folder: Folder, place: str) -> None:
     found = []
     with os.scandir(path) as entries:
         for entry in entries:
-            if entry.is_dir() or entry.name.startswith("."):
+            if _is(entry, "folder") or entry.name.startswith("."):
                 continue
             where = f"{place}/{entry.name}" if place else entry.name
             split = split_name(entry.name)
@@ -244,7 +252,7 @@ def _list(folder: Folder, place: str) -> None:
                 continue
             stem, _, extension = entry.name.partition(".")
             split = split or ({}, stem.rpartition("_")[2], f".{extension}")
-            found.append(File(where, *split, lost=not entry.is_file()))
+            found.append(File(where, *split, lost=not _is(entry, "file")))
     folder.files[place] = sorted(found, key=lambda file: file.path)
 
 

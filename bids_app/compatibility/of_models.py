@@ -12,7 +12,7 @@ from neurostorm_app.bids_app.compatibility.verdicts import Consumer, Missing, Us
 from neurostorm_app.bids_app.inputs.precomputed import Precomputed, find_precomputed
 from neurostorm_app.errors import AppError, SeriesTooShortError
 from neurostorm_app.models import list_models, read_card
-from neurostorm_app.models.card import ParcelContract
+from neurostorm_app.models.card import ParcelContract, VolumeContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -58,14 +58,11 @@ class _Shelf:
         return found if isinstance(found, AppError) else found.get(run.name)
 
 
-@lru_cache(maxsize=1)
-def _shelf(contents: Contents) -> _Shelf:
-    return _Shelf(contents)
-
-
-def _judge(contents: Contents, *, card: Card) -> Callable[[Run], tuple[Use, ...]]:
+def _judge(
+    contents: Contents, *, card: Card, shelf: Callable[[Contents], _Shelf]
+) -> Callable[[Run], tuple[Use, ...]]:
     key = card.contract.model_dump_json()
-    return lambda run: _shelf(contents).judge(run, card.contract, key)
+    return lambda run: shelf(contents).judge(run, card.contract, key)
 
 
 def _ask_run(
@@ -105,22 +102,24 @@ def _ask_length(contents: Contents, found: Precomputed, contract: Contract) -> I
 
 def _plan(n_volumes: int, found: Precomputed, contract: Contract) -> None:
     """Plan the windows of a run as the model would, or raise the error that it would raise."""
-    from neurostorm_app.pipelines import prepare_parcels, tile
+    from neurostorm_app.pipelines import prepare_parcels, prepare_voxels, tile
     from neurostorm_app.pipelines.conformance import Findings, place_volumes
 
-    least = contract.min_volumes if isinstance(contract, ParcelContract) else 1
+    least = 1 if isinstance(contract, VolumeContract) else contract.min_volumes
     if n_volumes < least:
         raise SeriesTooShortError(
             f"it has {n_volumes} volumes; the model takes {least} or more", fix="leave the run out"
         )
     findings = Findings()
-    keep = None if isinstance(contract, ParcelContract) else contract.tr_range
+    keep = contract.tr_range if isinstance(contract, VolumeContract) else None
     n = len(place_volumes(n_volumes, found.series, contract.tr, findings, keep=keep))
     tr = findings.facts["tr"]
     if isinstance(contract, ParcelContract):
         prepare_parcels.plan_windows(n, contract, tr=tr, findings=findings)
-    else:
+    elif isinstance(contract, VolumeContract):
         tile.plan_windows(n, contract, policy="dense", tr=tr)
+    else:
+        prepare_voxels.plan_blocks(n, contract, tr=tr)
 
 
 def _columns(contract: Contract) -> tuple[str, ...]:
@@ -171,12 +170,13 @@ def _ask_cleaning(
 def model_consumers() -> tuple[Consumer, ...]:
     """Make a consumer of each of our models, by the contract of its card."""
     cards = (read_card(name) for name in list_models())
+    shelf = lru_cache(maxsize=1)(_Shelf)  # goes with these consumers
     return tuple(
         Consumer(
             name=card.name,
             title=card.name,
             versions=card.version,
-            judge=partial(_judge, card=card),
+            judge=partial(_judge, card=card, shelf=shelf),
             is_model=True,
         )
         for card in cards

@@ -25,6 +25,7 @@ from neurostorm_app.bids_app.compatibility.asking import (
     ask_file,
     ask_image,
     ask_metadata,
+    ask_tr,
     wanted_series,
 )
 from neurostorm_app.bids_app.compatibility.confounds import MOTION, expand
@@ -149,6 +150,8 @@ def _ask_series(contents: Contents, run: Run, group: Group) -> Iterator[Missing]
         yield from ask_file(folder, path, COLLECT, note)
     else:
         yield from ask_image(contents, series.path, f"{VERSION}, utils.bids._get_tr")
+        if contents.metadata(series, "RepetitionTime") is not None:  # it is compared, as a number
+            yield from ask_tr(contents, series, f"{VERSION}, utils.bids.collect_run_data")
     labels = {**run.entities, "space": group.space, **({"res": group.res} if group.res else {})}
     stem = path.removesuffix("_desc-preproc_bold.nii.gz")
     yield from _ask_beside(folder, run, stem, labels, suffix="boldref")

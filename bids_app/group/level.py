@@ -29,6 +29,7 @@ from neurostorm_app.bids_app.group.predictions import predict_targets
 from neurostorm_app.bids_app.group.reidentification import choose_draws, write_reidentification
 from neurostorm_app.bids_app.group.rows import Entry, find_embeddings, survey
 from neurostorm_app.bids_app.group.store import Collected, write_table
+from neurostorm_app.bids_app.privacy import rules_of
 from neurostorm_app.bids_app.provenance import Ledger, Unit, sha256_of
 from neurostorm_app.bids_app.results import AppResult, Progress, contained
 from neurostorm_app.errors import NothingSelectedError, TemporaryError
@@ -112,8 +113,9 @@ def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
         return _collect_part(here.found, settings.execution.part, root, told, begin=begin)
     # The dataset the embeddings are from stays named, if this call was given another place.
     known = "raw" in check_owner(root).get("DatasetLinks", {})
-    describe_output(root, {} if known else {"raw": settings.bids_dir})
-    ledger, new = Ledger(root), False
+    rules = rules_of(settings, strict=settings.execution.privacy == "strict")
+    describe_output(root, {} if known else {"raw": settings.bids_dir}, rules=rules)
+    ledger, new = Ledger(root, rules), False
     with alone(root):
         # Another call may have been waited for: what it has seen must not be taken away again.
         here = survey(root, settings.selection.participant_label)
@@ -284,7 +286,8 @@ def _write_page(collected: Iterable[str], ledger: Ledger, engines: Engines) -> t
     inputs = {name: (ledger.read(name) or {"key": ""})["key"] for name in units}
     for report in sorted((root / "logs").glob("sub-*_report.json")):
         inputs[report.name] = sha256_of(report)
-    unit = Unit(name="group_report", kind="report", about={}, settings={}, inputs=inputs)
+    shown = {"strict": ledger.rules.strict}
+    unit = Unit(name="group_report", kind="report", about={}, settings=shown, inputs=inputs)
 
     def write() -> dict[Path, str]:
         """Write the page."""

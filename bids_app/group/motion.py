@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 
 from neurostorm_app.bids_app.group.tables import is_missing
+from neurostorm_app.bids_app.inputs.links import follow_uri
 from neurostorm_app.bids_app.inputs.sidecars import read_object
 from neurostorm_app.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
-__all__ = ["follow_uri", "linked_datasets", "read_motion"]
+__all__ = ["read_motion"]
 
 DISPLACEMENT: Final = "framewise_displacement"
 CONFOUNDS: Final = (
@@ -28,48 +28,6 @@ CONFOUNDS: Final = (
 """Endings of tables that may hold it: fMRIPrep's and ours, fMRIPrep's before 21, XCP-D's."""
 
 
-def linked_datasets(root: Path) -> dict[str, Path]:
-    """Read where the datasets lie that an output folder was made from.
-
-    Parameters
-    ----------
-    root : Path
-        The output folder; with ``DatasetLinks`` in its description.
-
-    Returns
-    -------
-    dict
-        Folders by name, those that are on this machine; the empty name is the output itself.
-    """
-    path = root / "dataset_description.json"
-    links = read_object(path).get("DatasetLinks", {}) if path.is_file() else {}
-    found = {"": root}
-    for name, link in links.items() if isinstance(links, dict) else ():
-        url = urlparse(str(link))
-        if url.path and url.scheme in {"", "file"}:
-            folder = (root / unquote(url.path)).resolve()
-            if folder.is_dir():
-                found[str(name)] = folder
-    return found
-
-
-def follow_uri(uri: str, links: Mapping[str, Path]) -> Path | None:
-    """Turn a BIDS URI into a path; None if its dataset is not here or the path would leave it.
-
-    Examples
-    --------
-    >>> follow_uri("bids:prep:sub-01/a%20b.tsv", {"prep": Path("/data")}).as_posix()
-    '/data/sub-01/a b.tsv'
-    >>> follow_uri("bids::../secret.tsv", {"": Path("/data")})
-    """
-    match = re.fullmatch(r"bids:([^:]*):(.+)", uri)
-    if match is None or match[1] not in links:
-        return None
-    relative = Path(unquote(match[2]))
-    inside = not relative.is_absolute() and ".." not in relative.parts
-    return links[match[1]] / relative if inside else None
-
-
 def read_motion(embeddings: Iterable[Path], links: Mapping[str, Path]) -> dict[Path, float]:
     """Read how much people moved, from the table of confounds of each run.
 
@@ -78,7 +36,7 @@ def read_motion(embeddings: Iterable[Path], links: Mapping[str, Path]) -> dict[P
     embeddings : iterable of Path
         Tables of embeddings of runs; their sidecars name the confounds.
     links : mapping
-        From `linked_datasets`.
+        From `inputs.links.linked_datasets`.
 
     Returns
     -------

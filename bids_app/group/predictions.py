@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from neurostorm_app.bids_app.derivatives import write_bytes, write_json, write_text
 from neurostorm_app.bids_app.group.cohort import digest_labels, gather_cohort
 from neurostorm_app.bids_app.group.compare import compare_sources
-from neurostorm_app.bids_app.group.motion import linked_datasets
 from neurostorm_app.bids_app.group.phenotype_files import phenotype_sidecar, phenotype_table
 from neurostorm_app.bids_app.group.prediction_files import (
     describe_evaluation,
@@ -27,6 +26,7 @@ from neurostorm_app.bids_app.group.prediction_files import (
 )
 from neurostorm_app.bids_app.group.tables import find_tables
 from neurostorm_app.bids_app.group.targets import label_target
+from neurostorm_app.bids_app.inputs.links import linked_datasets
 from neurostorm_app.bids_app.provenance import Unit, key_of, now
 from neurostorm_app.bids_app.results import Progress, StageTime, contained
 from neurostorm_app.errors import NothingSelectedError

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from neurostorm_app.bids_app.report.embeddings import is_control
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -170,10 +172,12 @@ def cite(text: str, marks: Mapping[str, str], *, brackets: tuple[str, str] = ("(
 
 
 def _models(runs: Iterable[RunFiles]) -> dict[str, Mapping[str, object]]:
-    """List the models of the runs by name, with what their sidecars say of them."""
+    """List the models of the runs by name, with what their sidecars say of them; no controls."""
     found: dict[str, Mapping[str, object]] = {}
     for run in runs:
         for label, files in run.embeddings.items():
+            if is_control(label):
+                continue
             model = files.sidecar.get("Model")
             about: Mapping[str, object] = model if isinstance(model, dict) else {}
             pooling = files.sidecar.get("Pooling")

@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import numpy as np
 
+from neurostorm_app.bids_app.inputs.links import linked_datasets
 from neurostorm_app.bids_app.participant.outputs import PRIVACY
 from neurostorm_app.bids_app.privacy import people_columns
 from neurostorm_app.bids_app.report.colouring import Colouring, colourings
@@ -18,7 +18,7 @@ from neurostorm_app.bids_app.report.maps import Followed, Map, draw_maps, find_f
 from neurostorm_app.bids_app.report.neighbours import Cohort, Neighbour, read_cohorts
 from neurostorm_app.bids_app.report.panels import Notice, Panel, attempt, chart
 from neurostorm_app.bids_app.report.predictions import read_recognition, read_targets
-from neurostorm_app.bids_app.report.reading import Table, read_json, read_table
+from neurostorm_app.bids_app.report.reading import Table, read_table
 from neurostorm_app.bids_app.report.records import RunRecord, read_records
 from neurostorm_app.bids_app.report.render import render_page
 from neurostorm_app.bids_app.report.strips import distributions
@@ -110,9 +110,8 @@ def _read_people(output_dir: Path) -> Table:
     here = output_dir / "participants.tsv"
     if here.is_file():
         return read_table(here)
-    links = read_json(output_dir / "dataset_description.json").get("DatasetLinks", {})
-    raw = links.get("raw") if isinstance(links, dict) else None
-    return read_table(output_dir / unquote(raw) / "participants.tsv") if raw else {}
+    raw = linked_datasets(output_dir).get("raw")
+    return read_table(raw / "participants.tsv") if raw else {}
 
 
 def _columns(people: Table) -> dict[str, dict[str, str]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurostorm_app.bids_app.report.reading import read_json
+from neurostorm_app.bids_app.report.reading import expecting, read_json
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.figures.style import encode_image
 
@@ -26,6 +25,8 @@ __all__ = ["Guess", "GuessRow", "read_guess"]
 
 _WIDEST = 300
 """Pixels of the longer side of a picture below which each number becomes several pixels."""
+_LARGEST = 2**22
+"""Pixels of a picture, at most."""
 _DARK = np.array([64, 74, 92], dtype=np.uint8)
 """Colour of what was hidden: bluish, so that it is no grey of the picture."""
 
@@ -81,29 +82,26 @@ def read_guess(files: EmbeddingFiles) -> Guess | None:
     if files.guess is None:
         return None
     said = read_json(files.guess)
-    try:
+    with expecting("example of a reconstruction", files.guess):
         return Guess(
-            rows=[_row(view) for view in said["Views"]],
+            rows=[_row(view, files.guess) for view in said["Views"]],
             hidden=float(said["HiddenShare"]),
             error=float(said["Error"]),
             baseline=float(said["ErrorOfMean"]),
             unit=str(said["Unit"]),
             onset=float(said["Onset"]),
         )
-    except (KeyError, TypeError, ValueError, zlib.error, binascii.Error) as broken:
-        raise _damaged(files.guess, broken) from broken
 
 
-def _damaged(path: Path, why: Exception) -> DataError:
-    return DataError(
-        f"{path}: no example of a reconstruction can be read ({why})",
-        fix="delete it and run the app again with the same options: it makes what is missing",
-    )
-
-
-def _row(view: Mapping[str, Any]) -> GuessRow:
+def _row(view: Mapping[str, Any], path: Path) -> GuessRow:
     """Make pictures of one view; bytes are shares of the range from low to high."""
-    shape = tuple(int(side) for side in view["Shape"])
+    height, width = (int(side) for side in view["Shape"])
+    if min(height, width) < 1 or height * width > _LARGEST:
+        raise DataError(
+            f"{path}: a picture of {height} x {width} pixels; expected 1 to {_LARGEST} of them",
+            fix="delete it and run the app again with the same options: it makes what is missing",
+        )
+    shape = (height, width)
     truth, hidden, guess = (_image(view[key], shape) for key in ("Input", "Hidden", "Output"))
     grey = {name: np.repeat(data[..., None], 3, axis=2) for name, data in
             (("truth", truth), ("guess", guess))}  # fmt: skip
@@ -118,11 +116,13 @@ def _row(view: Mapping[str, Any]) -> GuessRow:
         truth=pictures[0],
         seen=pictures[1],
         guess=pictures[2],
-        width=shape[1] * times,
-        height=shape[0] * times,
+        width=width * times,
+        height=height * times,
     )
 
 
-def _image(text: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    raw = zlib.decompress(base64.b64decode(text, validate=True))
+def _image(text: str, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Unpack a picture; no more of it than its shape says, whatever the file holds."""
+    most = shape[0] * shape[1] + 1
+    raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), most)
     return np.frombuffer(raw, dtype=np.uint8).reshape(shape)

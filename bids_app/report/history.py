@@ -12,7 +12,7 @@ from neurostorm_app.bids_app.report.panels import Fact, Notice, attempt
 from neurostorm_app.bids_app.report.reading import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Hashable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["History", "Unit", "read_history"]
@@ -23,6 +23,8 @@ _WORTH = 0.05
 """Seconds below which a step is not listed."""
 _HOME = re.compile(r"(?:file://)?/(?:[^\s\"',:]+/)+")
 """Folders, which may hold a person's name; the file's own name stays."""
+_RUN = re.compile(r"^run0*(\d+)\.")
+_FIELD = re.compile(r"^fmap0*(\d+)\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +39,22 @@ class Unit:
     inputs: list[Fact]
     outputs: int
     settings: str
-    energy: float | None = None
+    steps: dict[str, float] = field(default_factory=dict)
+    """Seconds of each step of the piece of work, by its name in the record."""
+    run: str = ""
+    model: str = ""
     together: int = 1
     """Units that one piece of work made, whose time this is."""
+
+    @property
+    def piece(self) -> Hashable:
+        """What units of one piece of work have in common: its start, its time and its steps.
+
+        Where moments are hidden, steps alone can tell; a unit without them is a piece of its own.
+        """
+        if not self.started and not self.steps:
+            return self.name
+        return self.started, self.seconds, tuple(sorted(self.steps.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +84,8 @@ class History:
     @property
     def seconds(self) -> float | None:
         """Time of all pieces of work, each once; None where none was measured."""
-        pieces = {(unit.started, unit.seconds) for unit in self.units if unit.seconds is not None}
-        return sum(seconds for _, seconds in pieces if seconds is not None) if pieces else None
-
-    @property
-    def joules(self) -> float | None:
-        """Energy that was measured, each piece of work once; None where none was."""
-        pieces = {(unit.started, unit.energy) for unit in self.units if unit.energy is not None}
-        return sum(energy for _, energy in pieces if energy is not None) if pieces else None
+        pieces = {unit.piece: unit.seconds for unit in self.units if unit.seconds is not None}
+        return sum(pieces.values()) if pieces else None
 
 
 def read_history(output_dir: Path, participant: str | None = None) -> History:
@@ -91,19 +100,18 @@ def read_history(output_dir: Path, participant: str | None = None) -> History:
     """
     history = History()
     versions: dict[str, str] = {}
-    stages: dict[str, float] = {}
     for path in sorted((output_dir / "prov").rglob("*.json")):
         if not _belongs(str(path.relative_to(output_dir)), participant):
             continue
         record = attempt(history.notices, lambda path=path: read_json(path))  # type: ignore[misc]
         if record and record.get("kind") != _PAGE:
             history.units.append(_unit(path.stem, record))
-            stages |= _stages(record)
             found = record.get("versions")
             versions |= (
                 {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
             )
     history.units = _count_together(history.units)
+    stages = _stages(history.units)
     longest = max(stages.values(), default=0.0)
     history.stages = [
         StageTime(name=name, seconds=seconds, share=seconds / longest)
@@ -118,34 +126,52 @@ def read_history(output_dir: Path, participant: str | None = None) -> History:
     return history
 
 
-def _stages(record: Mapping[str, Any]) -> dict[str, float]:
-    """Name the steps of a record by what they are of; embeddings are one step each."""
-    found = record.get("stages")
-    if not isinstance(found, dict):
-        seconds, model = _number(record, "seconds"), record.get("model")
-        if seconds is None or not model:
-            return {}
-        run = re.sub(r"^sub-[^_]+_", "", str(record.get("run", ""))).replace("_", " ")
-        return {f"{run}: embed {model}".removeprefix(": "): seconds}
-    words = {
-        re.sub(r"^run0*(\d+)\.", lambda m: f"run {int(m[1]) + 1}: ", str(name)): value
-        for name, value in found.items()
-    }
-    words = {
-        re.sub(r"^fmap0*(\d+)\.", lambda m: f"field map {int(m[1]) + 1}: ", name): value
-        for name, value in words.items()
-    }
+def _stages(units: Iterable[Unit]) -> dict[str, float]:
+    """Add up the seconds of the steps of all pieces of work, each piece once, by what they do."""
+    pieces: dict[Hashable, list[Unit]] = {}
+    for unit in units:
+        pieces.setdefault(unit.piece, []).append(unit)
+    total: dict[str, float] = {}
+    for name, seconds in (step for made in pieces.values() for step in _of_piece(made)):
+        total[name] = total.get(name, 0.0) + seconds
+    return total
+
+
+def _of_piece(units: Sequence[Unit]) -> Iterable[tuple[str, float]]:
+    """Name the steps of a piece of work; embeddings are one step each.
+
+    A piece counts its runs from 0. Where it had one run alone, that run's name is known.
+    """
+    unit = units[0]
+    runs = sorted({_short(unit.run) for unit in units if unit.run})
+    if not unit.steps and unit.seconds is not None and unit.model:
+        yield "".join([*(f"{run}: " for run in runs), f"embed {unit.model}"]), unit.seconds
+    alone = len(runs) == 1 and len({n for name in unit.steps for n in _RUN.findall(name)}) == 1
+    for name, seconds in unit.steps.items():
+        words = _RUN.sub(lambda m: f"{runs[0] if alone else f'run {int(m[1]) + 1}'}: ", name)
+        words = _FIELD.sub(lambda m: f"field map {int(m[1]) + 1}: ", words)
+        yield words.replace("anat.", "anatomy: "), seconds
+
+
+def _short(run: str) -> str:
+    """Take the participant off the name of a run."""
+    return re.sub(r"^sub-[^_]+_", "", run).replace("_", " ")
+
+
+def _steps(found: Any) -> dict[str, float]:
+    """Take the seconds of steps from a record; none if it holds none."""
+    steps = found if isinstance(found, dict) else {}
     return {
-        name.replace("anat.", "anatomy: "): float(value)
-        for name, value in words.items()
-        if isinstance(value, int | float)
+        str(name): float(value)
+        for name, value in steps.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
 
 def _count_together(units: list[Unit]) -> list[Unit]:
     """Note which units one piece of work made: they have its start and its time."""
-    pieces = Counter((unit.started, unit.seconds) for unit in units)
-    return [replace(u, together=pieces.get((u.started, u.seconds), 1)) for u in units]
+    pieces = Counter(unit.piece for unit in units)
+    return [replace(unit, together=pieces[unit.piece]) for unit in units]
 
 
 def _belongs(name: str, participant: str | None) -> bool:
@@ -174,7 +200,9 @@ def _unit(name: str, record: Mapping[str, Any]) -> Unit:
             Fact(label=_HOME.sub("", str(role)), value=_HOME.sub("", _digest(value)))
             for role, value in (inputs.items() if isinstance(inputs, dict) else ())
         ],
-        energy=_number(record, "energy_joules"),
+        steps=_steps(record.get("stages")),
+        run=str(record.get("run") or ""),
+        model=str(record.get("model") or ""),
         outputs=len(outputs) if isinstance(outputs, dict | list) else 0,
         settings=_HOME.sub("", json.dumps(settings, indent=2, sort_keys=True, default=str)),
     )

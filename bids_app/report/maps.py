@@ -144,11 +144,11 @@ def _properties(
     for column in people_columns(people):
         cells = [people[column][rows[name]] if name in rows else "" for name in names]
         known = ["" if cell == "n/a" else cell for cell in cells]
-        values = _numbers(known)
+        values = _numbers(known) if column.lower() == "age" else None
         if values is not None:
             properties[column] = values
-        elif len(set(known)) <= MOST_NAMES:
-            properties[column] = known
+        elif len(set(known) - {""}) <= max(MOST_NAMES, len(names) // 4):
+            properties[column] = known  # codes of sites or groups are names, numbers or not
     return properties
 
 

@@ -109,12 +109,14 @@ def draw_distortion(run: RunFiles, tissues: Tissues) -> Panel | None:
 
 
 def draw_field(run: RunFiles) -> Panel | None:
-    """Draw the field map on the grid of the reference; None if there is none."""
+    """Draw the field map on the grid of the reference; None if there is none, or no brain."""
     if run.native.field is None:
         return None
     field = read_volume(run.native.field)
     brain = _brain(run, field)
     inside = field.data[brain.data > 0] if brain.grid == field.grid else field.data.ravel()
+    if not inside.size:
+        return None
     high = max(float(np.ceil(np.percentile(np.abs(inside), 98) / 10) * 10), 10.0)
     shown = field.data * (brain.data > 0) if brain.grid == field.grid else field.data
     picture = Picture(

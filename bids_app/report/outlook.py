@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.report.embeddings import is_control
-from neurostorm_app.bids_app.report.panels import Notice, attempt
-from neurostorm_app.bids_app.report.reading import numbers, read_json, read_table
+from neurostorm_app.bids_app.report.panels import Notice, attempt, digits
+from neurostorm_app.bids_app.report.reading import expecting, numbers, read_json, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from neurostorm_app.bids_app.report.reading import Table
@@ -93,17 +94,28 @@ def read_outlooks(
     notices : list of Notice
         Gets one for each damaged file.
     """
+    doors: list[tuple[Path, Callable[[Path], list[Outlook]]]] = [
+        (files.prediction, partial(_tuned, run=run))
+        for run in runs
+        for files in run.embeddings.values()
+        if files.prediction is not None
+    ]
+    for pattern, read in (
+        ("phenotype/*.tsv", _out_of_fold),
+        ("prediction/target-*New_prediction.tsv", _by_head),
+    ):
+        of_person = partial(read, participant=participant)
+        doors += [(path, of_person) for path in sorted(output_dir.glob(pattern))]
     found: list[Outlook] = []
-    for run in runs:
-        for files in run.embeddings.values():
-            if files.prediction is not None:
-                path = files.prediction
-                found += attempt(notices, lambda path=path, run=run: _tuned(path, run)) or []  # type: ignore[misc]
-    for path in sorted((output_dir / "phenotype").glob("*.tsv")):
-        found += attempt(notices, lambda path=path: _out_of_fold(path, participant)) or []  # type: ignore[misc]
-    for path in sorted((output_dir / "prediction").glob("target-*New_prediction.tsv")):
-        found += attempt(notices, lambda path=path: _by_head(path, participant)) or []  # type: ignore[misc]
+    for path, door in doors:
+        found += attempt(notices, partial(_read, path, door)) or []
     return found
+
+
+def _read(path: Path, door: Callable[[Path], list[Outlook]]) -> list[Outlook]:
+    """Read a table and its sidecar; what is not there, or is something else, names the table."""
+    with expecting("prediction", path):
+        return door(path)
 
 
 def _tuned(path: Path, run: RunFiles) -> list[Outlook]:
@@ -229,12 +241,12 @@ def _of_value(row: Mapping[str, str], target: str, common: Mapping[str, Any]) ->
         float(cell) if _is_number(cell := row.get(name, "")) else None
         for name in ("value", "lower", "upper")
     )
-    words = "no value" if value is None else f"{value:.3g}{ending}"
+    words = "no value" if value is None else f"{digits(value)}{ending}"
     if low is not None and high is not None:
         share = common.get("confidence")
         many = f"{float(share):.0%} of" if isinstance(share, int | float) else "most"
-        words += f"; for {many} people like these the truth lies between {low:.3g} and {high:.3g}"
-        words += ending
+        between = f"{digits(low)} and {digits(high)}{ending}"
+        words += f"; for {many} people like these the truth lies between {between}"
     else:
         words += "; how far off it may be is not known"
     return Outlook(target=target, words=words, value=value, low=low, high=high, **about)

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
 
     from neurostorm_app.pipelines.figures import Contour, Mosaic, Picture
 
-__all__ = ["Fact", "Notice", "Panel", "anchor", "attempt", "chart", "flatten", "mosaic_panel"]
+__all__ = [
+    "Fact",
+    "Notice",
+    "Panel",
+    "anchor",
+    "attempt",
+    "chart",
+    "digits",
+    "flatten",
+    "mosaic_panel",
+]
 
 T = TypeVar("T")
 
@@ -85,6 +95,17 @@ def attempt(notices: list[Notice], build: Callable[[], T]) -> T | None:
     except AppError as problem:
         notices.append(Notice(what=problem.what, fix=problem.fix))
         return None
+
+
+def digits(value: float) -> str:
+    """Write a number with four digits, or a large one whole: nobody reads powers of ten.
+
+    Examples
+    --------
+    >>> digits(31.5249), digits(20512.4)
+    ('31.52', '20512')
+    """
+    return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:.0f}"
 
 
 def flatten(record: Mapping[str, Any], prefix: str = "") -> list[Fact]:

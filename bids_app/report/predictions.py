@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.report.panels import Fact
-from neurostorm_app.bids_app.report.reading import read_json
+from neurostorm_app.bids_app.report.reading import expecting, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,17 +95,22 @@ class TargetSection:
 def read_targets(output_dir: Path) -> list[TargetSection]:
     """Read all targets that were predicted, in the order of their names."""
     paths = sorted((output_dir / "prediction").glob("target-*_evaluation.json"))
-    return [_section(read_json(path), path) for path in paths]
+    sections = []
+    for path in paths:
+        with expecting("evaluation", path):
+            sections.append(_section(read_json(path), path))
+    return sections
 
 
 def read_recognition(output_dir: Path) -> dict[str, str]:
     """Say of each model how well its embeddings tell people apart, where that was measured."""
     found = {}
     for path in sorted((output_dir / "retrieval").glob("desc-*_reidentification.json")):
-        galleries = read_json(path).get("Reidentification", {}).get("Galleries", [])
-        if galleries:
-            label = path.name.removeprefix("desc-").removesuffix("_reidentification.json")
-            found[label] = _recognised(galleries[0])
+        with expecting("recognition of people", path):
+            galleries = read_json(path).get("Reidentification", {}).get("Galleries", [])
+            if galleries:
+                label = path.name.removeprefix("desc-").removesuffix("_reidentification.json")
+                found[label] = _recognised(galleries[0])
     return found
 
 

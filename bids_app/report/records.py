@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from neurostorm_app.bids_app.derivatives import write_json
 from neurostorm_app.bids_app.report.embeddings import conformance, is_control, is_demo
 from neurostorm_app.bids_app.report.measuring import gather, measure
-from neurostorm_app.bids_app.report.panels import Notice, anchor
-from neurostorm_app.bids_app.report.reading import read_json
+from neurostorm_app.bids_app.report.panels import Notice, anchor, attempt
+from neurostorm_app.bids_app.report.reading import expecting, read_json
 from neurostorm_app.bids_app.report.tree import RunFiles, read_participant
 from neurostorm_app.bids_app.report.verdict import Level, Measures, Reason, Verdict, judge
+from neurostorm_app.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 __all__ = [
@@ -29,6 +30,10 @@ __all__ = [
     "read_records",
     "write_records",
 ]
+
+
+_KINDS: dict[str, type] = {"coverage_of": str, "error": dict}
+"""Kinds of measures that are no numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,14 +97,26 @@ def write_records(output_dir: Path, participant: str, records: Iterable[RunRecor
 
 
 def read_records(output_dir: Path, participant: str, notices: list[Notice]) -> list[RunRecord]:
-    """Read the records of a participant's runs; those without one are made from tables alone."""
+    """Read the records of a participant's runs; those without one are made from tables alone.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The output tree.
+    participant : str
+        Label without ``sub-``.
+    notices : list of Notice
+        Gets one for each damaged file, and for each record that this version cannot read.
+    """
     found = read_participant(output_dir, participant)
     notices += [Notice(what=problem.what, fix=problem.fix) for problem in found.problems]
-    stored = read_json(_path(output_dir, participant))
+    path = _path(output_dir, participant)
+    stored = attempt(notices, lambda: read_json(path)) or {}
     records = []
     for run in found.runs:
-        if run.name in stored:
-            measures, verdict = _restore(stored[run.name])
+        known = attempt(notices, lambda run=run: _restore(stored, run.name, path))  # type: ignore[misc]
+        if known is not None:
+            measures, verdict = known
         else:
             measures = measure(gather(run, None, notices, images=False), notices, images=False)
             verdict = judge(measures, qc={**found.qc, **run.qc}, contracts=contracts_of(run))
@@ -116,10 +133,20 @@ def contracts_of(run: RunFiles) -> dict[str, dict[str, Any]]:
     }
 
 
-def _restore(content: dict[str, Any]) -> tuple[Measures, Verdict]:
-    verdict = content["verdict"]
-    reasons = tuple(
-        Reason(level=Level(reason["level"]), topic=reason["topic"], text=reason["text"])
-        for reason in verdict["reasons"]
-    )
-    return Measures(**content["measures"]), Verdict(level=Level(verdict["level"]), reasons=reasons)
+def _restore(stored: Mapping[str, Any], name: str, path: Path) -> tuple[Measures, Verdict] | None:
+    """Take measures and verdict of a run from its record; None if there is no record of it."""
+    if name not in stored:
+        return None
+    with expecting(f"record of {name}", path):
+        measures, verdict = Measures(**stored[name]["measures"]), stored[name]["verdict"]
+        for key, value in vars(measures).items():
+            if not isinstance(value, _KINDS.get(key, int | float | None)):
+                raise DataError(
+                    f"{path}: {key} of {name} is a {type(value).__name__}, no such measure",
+                    fix="run the participant level again: it writes the file anew",
+                )
+        reasons = tuple(
+            Reason(level=Level(reason["level"]), topic=reason["topic"], text=reason["text"])
+            for reason in verdict["reasons"]
+        )
+        return measures, Verdict(level=Level(verdict["level"]), reasons=reasons)

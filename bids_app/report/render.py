@@ -1,16 +1,20 @@
 """From what a page shows to the page: templates, filters, and the file written at once.
 
 Everything that comes from a file is escaped; only the drawings of this app are taken as they
-are. A page loads nothing: style, script and pictures are inside, and its policy forbids more.
+are. A page loads nothing: style, script and pictures are inside, and its policy forbids more. It
+names the scripts by their hashes, so that no other one runs, however it came into the page.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.derivatives import write_text
+from neurostorm_app.bids_app.report.panels import digits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +33,7 @@ def render_page(
     root: Path,
     context: Mapping[str, Any],
     scripts: Sequence[str] = ("script.js",),
+    inserted: Sequence[str] = (),
 ) -> Path:
     """Fill a template and write the page.
 
@@ -44,9 +49,12 @@ def render_page(
         What the template shows.
     scripts : sequence of str
         File names of what a page does, in this order.
+    inserted : sequence of str
+        Texts of scripts that these put into the page.
     """
     from importlib.metadata import version
 
+    script = "".join(_script(name) for name in scripts)
     page = (
         _environment()
         .get_template(template)
@@ -54,7 +62,8 @@ def render_page(
             **context,
             app_version=version("neurostorm-app"),
             css=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
-            script="".join(_script(name) for name in scripts),
+            script=script,
+            policy=" ".join(_name_script(text) for text in (script, *inserted)),
         )
     )
     write_text(path, page, root=root)
@@ -63,6 +72,11 @@ def render_page(
 
 def _script(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _name_script(text: str) -> str:
+    """Name a script as a content security policy does."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _environment() -> Environment:
@@ -75,9 +89,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["digits"] = digits
     environment.filters["duration"] = _duration
     environment.filters["size"] = _size
-    environment.filters["energy"] = _energy
     environment.filters["moment"] = _moment
     environment.filters["position"] = _position
     environment.filters["sentence"] = _sentence
@@ -99,13 +113,6 @@ def _size(n_bytes: float | None) -> str:
     if n_bytes is None:
         return "not recorded"
     return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
-
-
-def _energy(joules: float | None) -> str:
-    """Say what was measured in words; nothing is guessed."""
-    if joules is None:
-        return "not measured"
-    return f"{joules / 3600:.1f} Wh ({joules / 1000:.0f} kJ)"
 
 
 def _moment(text: str) -> str:

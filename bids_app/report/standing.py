@@ -33,13 +33,11 @@ class Standing:
     distance : float
         To it: one less the cosine of the vectors, as the index compares them.
     usual : float
-        Within which nine of ten runs have a run of another participant.
+        Within which nine of ten runs of other participants have one of somebody else.
     fence : float or None
         Beyond which a run stands apart; None with too few runs to say.
-    closer_than : float
-        Share of the runs whose nearest is farther away than that of this one.
     n_runs : int
-        Compared.
+        Runs of other participants, of which `usual` is told.
     """
 
     label: str
@@ -48,7 +46,6 @@ class Standing:
     distance: float
     usual: float
     fence: float | None
-    closer_than: float
     n_runs: int
 
 
@@ -84,6 +81,5 @@ def find_standing(cohort: Cohort, name: str, *, demo: bool) -> Standing | None:
         distance=own,
         usual=float(np.percentile(rest, 90)),
         fence=float(high + _REACH * (high - low)) if len(rest) >= FEWEST else None,
-        closer_than=float(np.mean(rest > own)),
-        n_runs=len(cohort.names),
+        n_runs=len(rest),
     )

@@ -22,7 +22,13 @@ from neurostorm_app.bids_app.report.render import render_page
 from neurostorm_app.bids_app.report.standing import find_standing
 from neurostorm_app.bids_app.report.tree import Participant, RunFiles, read_participant
 from neurostorm_app.bids_app.report.verdict import Level, Verdict, judge, overall
-from neurostorm_app.bids_app.report.viewer import Scene, Shelf, build_scene, viewer_library
+from neurostorm_app.bids_app.report.viewer import (
+    Scene,
+    Shelf,
+    build_scene,
+    inserted_script,
+    viewer_library,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +100,14 @@ def write_subject_page(
     }
     path = output_dir / f"sub-{participant}.html"
     scripts = ("script.js", "viewer.js") if context["volumes"] else ("script.js",)
-    return render_page("subject.html", path, root=output_dir, context=context, scripts=scripts)
+    return render_page(
+        "subject.html",
+        path,
+        root=output_dir,
+        context=context,
+        scripts=scripts,
+        inserted=(inserted_script(),) if context["volumes"] else (),
+    )
 
 
 def _card(

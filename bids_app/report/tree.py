@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.bids_app.report.links import resolve
+from neurostorm_app.bids_app.inputs.links import follow_uri, linked_datasets
 from neurostorm_app.bids_app.report.model_files import EmbeddingFiles, group_by_model
 from neurostorm_app.bids_app.report.native_files import (
     NativeAnatomy,
@@ -137,7 +137,7 @@ def read_participant(output_dir: Path, participant: str) -> Participant:
     logs = sorted((output_dir / "logs").glob(f"sub-{participant}_*_report.json"))
     names = {_source_name(path.name) for path in functional}
     names |= {path.name.removesuffix("_report.json") for path in logs}
-    links = _Reader(problems).json(output_dir / "dataset_description.json").get("DatasetLinks", {})
+    links = _linked(output_dir, problems)
     runs = [
         _read_run(name, functional, output_dir=output_dir, links=links, problems=problems)
         for name in sorted(names)
@@ -227,7 +227,7 @@ def _read_run(
     functional: list[Path],
     *,
     output_dir: Path,
-    links: Mapping[str, str],
+    links: Mapping[str, Path],
     problems: list[AppError],
 ) -> RunFiles:
     read = _Reader(problems)
@@ -242,7 +242,7 @@ def _read_run(
         ),
     )
     if not _spaces(files, "_desc-preproc_bold.nii.gz"):
-        source = _source_of(run, output_dir, links)
+        source = _source_of(run, links)
         if source is not None:
             files = sorted(path for path in source.parent.glob(f"{name}_*") if path.is_file())
     _fill_series(run, files, read)
@@ -265,14 +265,23 @@ def _fill_series(run: RunFiles, files: list[Path], read: _Reader) -> None:
     run.sidecar = read.json(_pick(here, r"_desc-preproc_bold\.json$"))
 
 
-def _source_of(run: RunFiles, output_dir: Path, links: Mapping[str, str]) -> Path | None:
+def _linked(output_dir: Path, problems: list[AppError]) -> dict[str, Path]:
+    """Read where linked datasets lie; a damaged description is a problem of its own."""
+    try:
+        return linked_datasets(output_dir)
+    except AppError as error:
+        problems.append(error)
+        return {"": output_dir}
+
+
+def _source_of(run: RunFiles, links: Mapping[str, Path]) -> Path | None:
     """Follow the sidecar of an embedding to the series it was made from."""
     for embedding in run.embeddings.values():
         for source in embedding.sidecar.get("Sources", []):
             if not str(source).endswith(("_bold.nii.gz", "_bold.nii")):
                 continue
             run.elsewhere = str(source)
-            path = resolve(str(source), output_dir, links)
+            path = follow_uri(str(source), links)
             if path is not None and path.is_file():
                 return path
     return None

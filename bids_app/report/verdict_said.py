@@ -74,7 +74,7 @@ def weigh_neighbours(standings: Iterable[Standing]) -> Iterator[Reason]:
         nearest = f"{standing.nearest} at a cosine distance of {standing.distance:.2f}"
         if standing.fence is None:
             continue
-        usual = f"of {standing.n_runs} runs, most have one within {standing.usual:.2f}"
+        usual = f"of {standing.n_runs} runs of others, most have one within {standing.usual:.2f}"
         apart = standing.distance > standing.fence
         yield Reason(
             level=Level.CHECK if apart else Level.GOOD,

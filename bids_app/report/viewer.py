@@ -20,15 +20,17 @@ import numpy as np
 from neurostorm_app.bids_app.report.panels import Notice, anchor
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.figures import Volume, read_volume
+from neurostorm_app.pipelines.figures.slices import onto
 
 if TYPE_CHECKING:
     from neurostorm_app.bids_app.report.tree import Anatomy, RunFiles
 
-__all__ = ["BUDGET", "Layer", "Scene", "Shelf", "build_scene", "viewer_library"]
+__all__ = ["BUDGET", "Layer", "Scene", "Shelf", "build_scene", "inserted_script", "viewer_library"]
 
 BUDGET: Final = 6_000_000
 """Characters that all volumes of a page may take together."""
 _LIBRARY: Final = Path(__file__).parent / "templates" / "niivue.js.gz"
+_T1W: Final = "T1w, brain only"
 _GREY_TOP: Final = 99.8
 """Percentile that becomes white."""
 
@@ -116,7 +118,8 @@ def build_scene(run: RunFiles, anatomy: Anatomy | None, shelf: Shelf) -> Scene |
     run : RunFiles
         Its reference and mask.
     anatomy : Anatomy or None
-        T1w and tissues in the same space.
+        T1w, brain mask and tissues in the same space. Of the T1w only the brain is taken, so that
+        no page holds a face; without a mask it is left out.
     shelf : Shelf
         Takes the volumes.
 
@@ -130,7 +133,7 @@ def build_scene(run: RunFiles, anatomy: Anatomy | None, shelf: Shelf) -> Scene |
         return None
     wanted: list[tuple[str, Path | None, str, float, bool]] = [
         ("BOLD reference", run.boldref, "gray", 1.0, True),
-        ("T1w", anatomy.t1w if anatomy else None, "gray", 1.0, False),
+        (_T1W, anatomy.t1w if anatomy and anatomy.mask else None, "gray", 1.0, False),
         ("BOLD mask", run.mask, "warm", 0.2, True),
         ("white matter", anatomy.dseg if anatomy else None, "winter", 0.45, False),
     ]
@@ -140,6 +143,8 @@ def build_scene(run: RunFiles, anatomy: Anatomy | None, shelf: Shelf) -> Scene |
             continue
         try:
             volume = read_volume(path)
+            if label == _T1W and anatomy and anatomy.mask:
+                volume = _brain_of(volume, read_volume(anatomy.mask))
         except AppError as problem:
             return Notice(what=problem.what, fix=problem.fix)
         if label == "white matter":
@@ -160,6 +165,18 @@ def build_scene(run: RunFiles, anatomy: Anatomy | None, shelf: Shelf) -> Scene |
 def viewer_library() -> str:
     """Read the compressed viewer, in base64."""
     return base64.b64encode(_LIBRARY.read_bytes()).decode()
+
+
+@functools.cache
+def inserted_script() -> str:
+    """Give the script that ``viewer.js`` makes of the library: the viewer, and its name."""
+    return f"{gzip.decompress(_LIBRARY.read_bytes()).decode()};globalThis.niivue = niivue;"
+
+
+def _brain_of(head: Volume, mask: Volume) -> Volume:
+    """Take away what is not brain: a page that is passed on shows nobody's face."""
+    brain = onto(mask, head.grid) > 0.5
+    return Volume((head.data * brain).astype(np.float32), head.grid)
 
 
 def _pack(volume: Volume, *, grey: bool) -> str:

@@ -5,9 +5,12 @@ What other packages really do with the same copies is in ``tests/consumers``.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
+import shutil
 import time
+import weakref
 from pathlib import Path
 
 import nibabel as nib
@@ -16,9 +19,14 @@ import pytest
 
 from neurostorm_app.bids_app import tools
 from neurostorm_app.bids_app.app import run_app
+from neurostorm_app.bids_app.compatibility import checking
+from neurostorm_app.bids_app.compatibility.asking import name_of_generator
 from neurostorm_app.bids_app.compatibility.checking import check_folder
 from neurostorm_app.bids_app.compatibility.confounds import MOTION, expand
+from neurostorm_app.bids_app.compatibility.contents import Contents
+from neurostorm_app.bids_app.compatibility.folder import list_folder
 from neurostorm_app.errors import NoInputError
+from neurostorm_app.models import list_models
 
 RUN = "sub-01_task-rest_run-1"
 TOOLS = ("nilearn", "xcp-d", "giga_connectome", "fitlins", "fmriprep")
@@ -124,7 +132,8 @@ def test_our_output_is_accepted_by_all(out, capsys):
     assert tools.main(["check-compat", str(out), *asked]) == 0
     told = capsys.readouterr().out.splitlines()
     assert told[0].split()[:3] == ["run", "nilearn", "XCP-D"]
-    assert told[1].split() == [RUN, *["yes"] * 6, "16", "of", "16"]
+    n = str(len(list_models()))
+    assert told[1].split() == [RUN, *["yes"] * 6, n, "of", n]
     assert len(told) == 2
 
 
@@ -461,3 +470,55 @@ def test_a_whole_output_of_fmriprep_is_accepted(fmriprep_tree):
             f"{func}_from-boldref_to-T1w_mode-image_desc-coreg_xfm.txt",
         }
         assert verdict["xcp-d"].word == "yes", [str(one) for one in verdict["xcp-d"].lacking]
+
+
+@pytest.fixture
+def copied(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "copy")
+
+
+def test_a_generator_that_is_no_object_is_passed_over(copied):
+    path = copied / "dataset_description.json"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"GeneratedBy": ["fMRIPrep", 1, {"Name": "ours"}]}))
+    assert name_of_generator(json.loads(path.read_text())) == "ours"
+    assert name_of_generator({"GeneratedBy": ["fMRIPrep"]}) is None
+    assert verdicts(copied)["nilearn"].word == "yes"
+
+
+def test_a_link_that_leads_round_in_a_circle_is_no_file_and_ends_nothing(copied):
+    (copied / "round").symlink_to("round")
+    (copied / "sub-01" / "ses-1").symlink_to("ses-1")
+    mask = copied / f"{LIN6}_desc-brain_mask.nii.gz"
+    mask.unlink()
+    mask.symlink_to(mask.name)
+    assert mask.name in "".join(map(str, verdicts(copied)["nilearn"].lacking))
+    folder = list_folder(copied)
+    assert folder.find(f"{LIN6}_desc-brain_mask.nii.gz") is None
+    assert folder.is_lost(f"{LIN6}_desc-brain_mask.nii.gz")
+
+
+def test_xcpd_compares_the_repetition_time_of_the_sidecar_as_a_number(copied):
+    sidecar = next(copied.rglob("*Asym_res-2_desc-preproc_bold.json"))
+    for path in copied.rglob("*_desc-preproc_bold.json"):
+        path.write_text('{"RepetitionTime": "2.0"}')
+    lacking = "".join(map(str, verdicts(copied)["xcp-d"].lacking))
+    assert "RepetitionTime above 0 s" in lacking
+    for path in copied.rglob("*_desc-preproc_bold.json"):
+        path.write_text("{}")
+    assert sidecar.read_text() == "{}"
+    assert verdicts(copied)["xcp-d"].word == "yes"  # it takes that of the header
+
+
+def test_nothing_of_a_folder_stays_in_memory_after_its_check(original, monkeypatch):
+    made = []
+
+    def remember(folder):
+        contents = Contents(folder)
+        made.append(weakref.ref(contents))
+        return contents
+
+    monkeypatch.setattr(checking, "Contents", remember)
+    check_folder(original)
+    gc.collect()
+    assert [ref() for ref in made] == [None]

@@ -9,7 +9,7 @@ import pytest
 
 from neurostorm_app.bids_app.group import tables
 from neurostorm_app.bids_app.group.confounds import find_columns, group_rows, look_up
-from neurostorm_app.bids_app.group.motion import follow_uri, linked_datasets, read_motion
+from neurostorm_app.bids_app.group.motion import read_motion
 from neurostorm_app.bids_app.group.tables import find_tables, read_column
 from neurostorm_app.bids_app.group.targets import (
     check_target,
@@ -17,6 +17,7 @@ from neurostorm_app.bids_app.group.targets import (
     label_target,
     read_labels,
 )
+from neurostorm_app.bids_app.inputs.links import follow_uri, linked_datasets
 from neurostorm_app.bids_app.words.options import Prediction
 from neurostorm_app.errors import DataError, NoInputError, UsageError
 

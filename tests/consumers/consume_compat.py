@@ -38,7 +38,7 @@ def raw(tmp_path_factory):
 
 def all_work(call, many) -> bool:
     """Tell whether a call works for each of many, and there are any."""
-    return bool(many) and all([works(call, each) for each in many])
+    return bool(many) and all(works(call, each) for each in many)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

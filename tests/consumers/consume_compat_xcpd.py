@@ -120,5 +120,5 @@ def test_a_strategy_of_an_older_nilearn_is_open_where_we_say_so(strategy, copy):
     series = copy.series() + copy.func("*_desc-preproc_bold.nii")
     if strategy == "ica_aroma":
         series = copy.func("*_desc-smoothAROMAnonaggr_bold.nii.gz")
-    does = bool(series) and all([works(load_and_clean, path, strategy) for path in series])
+    does = bool(series) and all(works(load_and_clean, path, strategy) for path in series)
     assert copy.accepted("nilearn")[strategy] == does

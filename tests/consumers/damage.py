@@ -10,10 +10,13 @@ import json
 import os
 import re
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 LIN6, LIN2009 = "MNI152NLin6Asym", "MNI152NLin2009cAsym"
 

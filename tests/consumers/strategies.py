@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 from nilearn.interfaces.fmriprep import load_confounds_strategy
 from nilearn.signal import clean
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STRATEGIES = ("simple", "scrubbing", "compcor", "ica_aroma")
 

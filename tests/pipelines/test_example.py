@@ -66,3 +66,19 @@ def test_what_is_kept_can_be_read_again(rng):
     pixels = np.frombuffer(zlib.decompress(base64.b64decode(view["Input"])), dtype=np.uint8)
     np.testing.assert_array_equal(pixels.reshape(view["Shape"]), made.views[0].truth)
     assert (said["Error"], said["Onset"], said["Unit"]) == (0.25, 12.0, "x")
+
+
+def test_the_mean_is_judged_by_the_values_that_count(rng):
+    """Air around the brain is 0: counted, it would make a guess of the mean look better."""
+    truth = window(rng, RAS)
+    truth[:, :, :5] = 0
+    hidden = rng.random((4, 5, 6, 6)) < 0.5
+    counted = truth != 0
+    made = draw_example(truth, truth, hidden, error=0.0, affine=RAS, counted=counted)
+    where = hidden.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    brain = counted[0]
+    mean = truth[0][~where & brain].mean()
+    expected = np.square(truth[0][where & brain] - mean).mean()
+    assert made.error_of_mean == pytest.approx(expected, rel=1e-5)
+    everywhere = draw_example(truth, truth, hidden, error=0.0, affine=RAS)
+    assert abs(everywhere.error_of_mean - expected) > 0.1 * expected

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from neurostorm_app.models import brainlm_files, brainlm_native, create_model
+from neurostorm_app.models.example import MaskedExample
 from neurostorm_app.models.registry import read_card
 from neurostorm_app.pipelines.reconstruction import measure_error, take_example
 
@@ -52,3 +53,21 @@ def test_the_error_of_the_example_is_the_one_that_is_measured_on_volumes():
     hidden = np.concatenate([view.hidden.ravel() for view in example.views]).mean()
     assert 0 < hidden < 1
     assert 0.3 < example.hidden_share < 0.9
+
+
+class BrainOnly(torch.nn.Module):
+    """Guesses 0 everywhere, and counts what is not 0."""
+
+    def masked_example(self, x, *, generator):
+        hidden = torch.rand(x.shape[0], *x.shape[2:], generator=generator) < 0.5
+        where = hidden[:, None] & (x != 0)
+        error = x[where].square().mean()[None]
+        return MaskedExample(error=error, truth=x, guess=x * 0, hidden=hidden, counted=x != 0)
+
+
+def test_the_mean_is_judged_over_the_voxels_over_which_the_guess_is():
+    window = torch.full((1, 1, 4, 4, 4, 3), 2.0)
+    window[:, :, :2] = 0
+    error, example = take_example(BrainOnly(), window, number=0, affine=np.eye(4))
+    assert error == 4.0
+    assert example.error_of_mean == 0  # the brain is 2 everywhere: its mean is right

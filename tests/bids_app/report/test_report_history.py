@@ -1,9 +1,10 @@
-"""Provenance and examples: times once each, energy only if measured, pictures of a guess."""
+"""Provenance and examples: times once each, pictures of a guess."""
 
 from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 import zlib
 
 import pytest
@@ -51,14 +52,47 @@ def test_steps_are_listed_in_words_the_longest_first(tree):
     assert [step.share for step in found.stages] == pytest.approx([1, 0.6, 0.45, 0.175])
 
 
-def test_energy_is_told_only_if_it_was_measured(tree):
+def test_steps_of_two_calls_are_added_and_those_of_one_are_not(tree):
+    """Each call counts its runs from 0; the second one must not hide the first."""
     record(tree, "sub-01_anat")
-    assert read_history(tree.root, "01").joules is None
-    assert "not measured" in write_subject_page(tree.root, "01").read_text()
-    record(tree, "sub-01_anat", energy_joules=7200.0)
-    record(tree, "sub-01_task-rest_fit", energy_joules=7200.0)
-    assert read_history(tree.root, "01").joules == 7200.0
-    assert "2.0 Wh (7 kJ)" in write_subject_page(tree.root, "01").read_text()
+    record(tree, "sub-01_task-rest_fit")
+    again = {"started": "2026-11-22T08:00:00+00:00", "seconds": 9.0}
+    record(tree, "sub-01_task-b_fit", stages={"run000.motion": 4.0}, **again)
+    found = {step.name: step.seconds for step in read_history(tree.root, "01").stages}
+    assert found["run 1: motion"] == pytest.approx(3.5 + 4.0)
+    assert found["anatomy: brain"] == 12.0
+
+
+def test_the_step_of_a_run_has_its_name_where_the_call_had_no_other(tree):
+    record(tree, "sub-01_a_fit", run="sub-01_task-a", stages={"run000.motion": 3.0})
+    more = {"started": "later", "stages": {"run000.motion": 4.0}}
+    record(tree, "sub-01_b_fit", run="sub-01_task-b", **more)
+    found = {step.name: step.seconds for step in read_history(tree.root, "01").stages}
+    assert found == {"task-a: motion": 3.0, "task-b: motion": 4.0}
+
+
+def test_hidden_moments_make_no_piece_of_work_out_of_several(tree):
+    """Two embeddings took equally long; an anatomy and a fit were one piece of work."""
+    for model in ("a", "b"):
+        name = f"sub-01_{model}_embedding"
+        record(tree, name, started=None, seconds=5.0, stages=None, model=model)
+    record(tree, "sub-01_anat", started=None)
+    record(tree, "sub-01_fit", started=None)
+    found = read_history(tree.root, "01")
+    assert {unit.name: unit.together for unit in found.units} == {
+        "sub-01_a_embedding": 1,
+        "sub-01_anat": 2,
+        "sub-01_b_embedding": 1,
+        "sub-01_fit": 2,
+    }
+    assert found.seconds == 70.0
+
+
+def test_energy_that_nobody_measures_has_no_row(tree):
+    record(tree, "sub-01_anat")
+    page = write_subject_page(tree.root, "01").read_text()
+    assert "Peak memory of one process" in page
+    assert "Energy" not in page
 
 
 def example(**more):
@@ -113,3 +147,26 @@ def test_a_picture_cut_short_is_named(tmp_path):
     path.write_text(json.dumps(example(Views=views)))
     with pytest.raises(DataError, match="no example of a reconstruction"):
         read_guess(EmbeddingFiles(label="x", guess=path))
+
+
+@pytest.mark.parametrize("shape", [[0, 0], [0, 4], [-2, -3], [2**12, 2**11]])
+def test_a_picture_of_no_size_or_of_any_size_is_named(tmp_path, shape):
+    path = tmp_path / "x_reconstruction.json"
+    views = example()["Views"]
+    views[0]["Shape"] = shape
+    path.write_text(json.dumps(example(Views=views)))
+    with pytest.raises(DataError, match=r"a picture of .* pixels; expected 1 to 4194304"):
+        read_guess(EmbeddingFiles(label="x", guess=path))
+
+
+def test_a_picture_that_unpacks_to_more_than_it_says_is_not_unpacked(tmp_path):
+    path = tmp_path / "x_reconstruction.json"
+    views = example()["Views"]
+    views[0]["Output"] = base64.b64encode(zlib.compress(bytes(2**26), 9)).decode()
+    path.write_text(json.dumps(example(Views=views)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="no example of a reconstruction"):
+        read_guess(EmbeddingFiles(label="x", guess=path))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**23

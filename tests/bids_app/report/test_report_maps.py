@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -130,3 +132,19 @@ def test_the_page_says_what_is_followed_or_why_it_is_not_told(make_tree, tmp_pat
     assert "Does it follow motion or site?" in text
     assert ("takes eight participants" in text) == (n == 2)
     assert ('<td class="name">mean motion</td>' in text) == (n == 9)
+
+
+def test_numbers_of_sites_are_names():
+    cohort, records, table = make(n=60)
+    cohort.vectors[:, 1] += 12.0 * (np.arange(60) % 3 == 1)  # the second of three alone differs
+    table["site"] = [str(1 + i % 3) for i in range(60)]
+    cohort = replace(cohort, similarity=similarity(cohort.vectors))
+    found = {one.name: one.found for one in find_followed(cohort, range(60), records, table)}
+    assert found["site"].p_value == 1 / 1000
+    assert found["site"].by_chance == pytest.approx(2 / 59)
+
+
+def test_many_sites_are_a_property_while_they_are_fewer_than_people():
+    cohort, records, table = make(n=100)
+    table["site"] = [f"s{i % 24}" for i in range(100)]
+    assert "site" in {one.name for one in find_followed(cohort, range(100), records, table)}

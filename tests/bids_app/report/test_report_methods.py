@@ -59,6 +59,15 @@ def test_models_are_named_with_what_their_cards_ask_to_cite(tree):
     assert made.bibtex == ""
 
 
+def test_controls_with_random_weights_are_no_part_of_the_methods(tree):
+    tree.embedding("sub-01_task-rest", "connectome")
+    tree.embedding("sub-01_task-rest", "neurostormUntrained")
+    made = write_methods("", read_participant(tree.root, "01").runs)
+    assert made is not None
+    assert "neurostormUntrained" not in made.text
+    assert "embedded by connectome (" in made.text
+
+
 def test_nothing_that_ran_is_nothing_to_say():
     assert write_methods("", []) is None
 

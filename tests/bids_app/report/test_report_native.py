@@ -115,3 +115,11 @@ def test_the_method_of_the_correction_is_told(tree):
     panel = draw_distortion(run, tissues)
     assert panel is not None
     assert "Corrected by: pepolar." in panel.caption
+
+
+def test_a_field_without_a_brain_has_no_picture(tree):
+    tree.native(NAME)
+    run, _ = read(tree)
+    image = nib.load(run.native.mask)
+    nib.save(nib.Nifti1Image(np.zeros(tree.shape, dtype=np.uint8), image.affine), run.native.mask)
+    assert draw_field(run) is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from neurostorm_app.bids_app.report.outlook import read_outlooks
 from neurostorm_app.bids_app.report.subject import write_subject_page
 from neurostorm_app.bids_app.report.tree import read_participant
@@ -42,13 +44,23 @@ def test_a_value_is_told_with_its_interval_and_how_often_that_holds(tree):
     phenotype(tree, participant_id=people, predicted=[31.52, 9], lower=[20, 8], upper=[45, 9])
     [one], notices = outlooks(tree)
     assert notices == []
-    assert one.words == "31.5; for 90% of people like these the truth lies between 20 and 45"
+    assert one.words == "31.52; for 90% of people like these the truth lies between 20 and 45"
     assert (one.target, one.source, one.kind) == (
         "age",
         "connectome",
         "by models that had not seen this participant",
     )
     assert (one.value, one.low, one.high) == (31.52, 20, 45)
+
+
+def test_large_numbers_are_written_whole(tree):
+    people = ["sub-01"]
+    phenotype(tree, participant_id=people, predicted=[12345.6], lower=[9999.7], upper=[20512.4])
+    [one], _ = outlooks(tree)
+    assert one.words.startswith("12346; for 90% of people like these the truth lies between 10000")
+    page = write_subject_page(tree.root, "01").read_text()
+    assert "<span>20512</span>" in page
+    assert "e+04" not in page
 
 
 def test_a_value_of_a_model_that_guesses_is_not_to_be_noticed(tree):
@@ -138,3 +150,44 @@ def test_a_hostile_class_is_shown_as_text(tree):
     page = write_subject_page(tree.root, "01").read_text()
     assert HOSTILE not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;, with a probability of 70%" in page
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"Target": "age"},
+        {"Target": ["age"]},
+        {"Design": [0.9]},
+        {"Verdicts": ["none"]},
+        {"Verdicts": {"connectome": "none"}},
+    ],
+)
+def test_an_evaluation_of_another_kind_costs_its_prediction_alone(tree, damage):
+    phenotype(tree, "group", participant_id=["sub-01"], predicted=["patient"])
+    phenotype(tree, participant_id=["sub-01"], predicted=[31], lower=[1], upper=[9])
+    path = tree.root / "prediction" / "target-age_evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    [one], [notice] = outlooks(tree)
+    assert one.target == "group"
+    assert "connectome_age.tsv: no prediction can be read" in notice.what
+    assert "run the app again" in notice.fix
+
+
+def test_a_head_with_notes_that_are_none_is_named(tree):
+    columns = {"participant_id": ["sub-01"], "predicted": [40]}
+    name = "target-age_desc-connectomeNew_prediction.tsv"
+    path = write(tree.root / "prediction" / name, columns)
+    path.with_suffix(".json").write_text(json.dumps({"Notes": 7}))
+    found, [notice] = outlooks(tree)
+    assert found == []
+    assert f"{name}: no prediction can be read" in notice.what
+
+
+def test_a_table_of_tuned_weights_without_a_target_is_named(tree):
+    tree.embedding("sub-01_task-rest", "connectome")
+    table = next(tree.root.rglob("*_desc-connectome_embedding.tsv"))
+    path = table.with_name(table.name.replace("_embedding", "_prediction"))
+    write(path, {"class": ["f", "m"], "probability": [0.2, 0.8]})
+    found, [notice] = outlooks(tree)
+    assert found == []
+    assert "no prediction can be read (KeyError: 'target')" in notice.what

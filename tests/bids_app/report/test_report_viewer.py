@@ -16,7 +16,13 @@ import pytest
 from neurostorm_app.bids_app.report import subject, viewer
 from neurostorm_app.bids_app.report.panels import Notice
 from neurostorm_app.bids_app.report.tree import read_participant
-from neurostorm_app.bids_app.report.viewer import Scene, Shelf, build_scene, viewer_library
+from neurostorm_app.bids_app.report.viewer import (
+    Scene,
+    Shelf,
+    build_scene,
+    inserted_script,
+    viewer_library,
+)
 
 NAME = "sub-01_task-rest"
 ROOT = Path(__file__).parents[3]
@@ -40,7 +46,7 @@ def test_a_scene_holds_reference_anatomy_and_masks_in_their_place(tree):
     assert isinstance(scene, Scene)
     assert [layer.label for layer in scene.layers] == [
         "BOLD reference",
-        "T1w",
+        "T1w, brain only",
         "BOLD mask",
         "white matter",
     ]
@@ -49,6 +55,26 @@ def test_a_scene_holds_reference_anatomy_and_masks_in_their_place(tree):
     assert reference.get_data_dtype() == np.uint8
     assert np.asarray(reference.dataobj).max() == 255
     np.testing.assert_array_equal(np.asarray(mask.dataobj), tree.dseg > 0)
+
+
+def test_no_page_holds_a_face(tree):
+    tree.anatomy("01")
+    tree.series(NAME)
+    [path] = tree.root.rglob("*_desc-preproc_T1w.nii.gz")
+    head = np.asarray(nib.load(path).dataobj)
+    face = np.where(tree.dseg > 0, head, 80).astype(np.float32)
+    nib.save(nib.Nifti1Image(face, tree.affine), path)
+    shelf = Shelf()
+    shown = {layer.label: layer.volume for layer in scene_of(tree, shelf).layers}
+    voxels = np.asarray(image_in(shelf.volumes[shown["T1w, brain only"]]).dataobj)
+    assert voxels[tree.dseg == 2].min() > 0
+    assert not voxels[tree.dseg == 0].any()
+    next(tree.root.rglob("sub-01/anat/*_desc-brain_mask.nii.gz")).unlink()
+    assert [layer.label for layer in scene_of(tree, Shelf()).layers] == [
+        "BOLD reference",
+        "BOLD mask",
+        "white matter",
+    ]
 
 
 def test_runs_share_the_volumes_that_are_the_same(tree):
@@ -90,6 +116,32 @@ def test_the_viewer_is_left_out_where_it_is_not_wanted(tree, monkeypatch):
     assert len(off) < len(on) - len(viewer_library())
     for ident in re.findall(r'data-volume="([^"]+)"', on):
         assert f'<template id="{ident}">' in on
+
+
+def hashes(texts) -> set[str]:
+    digests = (hashlib.sha256(text.encode()).digest() for text in texts)
+    return {f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests}
+
+
+def test_the_policy_of_a_page_names_its_scripts_and_no_other_may_run(tree, monkeypatch):
+    tree.series(NAME)
+    monkeypatch.setattr(subject, "build_models", lambda *_: [])
+    monkeypatch.setattr(subject.Tissues, "white", None)
+    for choice, inserted in (("on", [inserted_script()]), ("off", [])):
+        page = subject.write_subject_page(tree.root, "01", viewer=choice).read_text()
+        policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+        assert policy is not None
+        [allowed] = re.findall(r"script-src ([^;]*)", policy[1])
+        scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+        assert len(scripts) == 1
+        assert set(allowed.split()) == hashes([*scripts, *inserted])
+
+
+def test_the_script_of_the_viewer_is_the_one_that_the_page_inserts():
+    script = (Path(viewer.__file__).parent / "templates" / "viewer.js").read_text()
+    [(before, after)] = re.findall(r"textContent = `(.*)\$\{source\}(.*)`;", script)
+    library = gzip.decompress(base64.b64decode(viewer_library())).decode()
+    assert inserted_script() == before + library + after
 
 
 def test_the_library_is_the_one_that_its_notice_names():

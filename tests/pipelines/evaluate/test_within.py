@@ -45,7 +45,7 @@ def test_a_person_without_others_is_centred_on_its_own_mean():
 
 
 def test_what_differs_within_people_is_found_only_where_people_are_taken_off():
-    cohort, steps = crossover(2.0), (WithinPeople(), Standardise())
+    cohort, steps = crossover(2.0, n=24), (WithinPeople(), Standardise())
     raw = evaluate(cohort, "model", DESIGN, steps=(Standardise(),))
     centred = evaluate(cohort, "model", DESIGN, steps=steps)
     assert centred.metrics["auroc"].value > 0.9 > raw.metrics["auroc"].value + 0.1
