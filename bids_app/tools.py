@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from neurostorm_app.bids_app.cli import Parser, guarded
 from neurostorm_app.bids_app.verbs.compat import add_compat, call_compat
 from neurostorm_app.bids_app.verbs.completion import add_completion, call_completion
+from neurostorm_app.bids_app.verbs.explore import add_explore, call_explore
 from neurostorm_app.bids_app.verbs.predict import add_predict, call_predict
 from neurostorm_app.bids_app.verbs.query import add_query, call_query
 from neurostorm_app.bids_app.verbs.series import add_series, call_series
@@ -40,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_predict(_verb(verbs, "predict", call_predict, about))
     about = "embed parcel series that were extracted elsewhere"
     add_series(_verb(verbs, "embed-series", call_series, about))
+    about = "ask a BrainLM for forecasts, reconstructions, networks or perturbations"
+    add_explore(_verb(verbs, "explore", call_explore, about))
     about = "say which tools can go on from a derivative, and what is missing for each"
     add_compat(_verb(verbs, "check-compat", call_compat, about))
     add_weights(_verb(verbs, "weights", call_weights, "find, fetch and check weights and atlases"))

@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.parcellate import Parcels
     from neurostorm_app.pipelines.stage import InputOptions
 
-__all__ = ["ParcelTable", "SeriesEmbedder", "load_series_embedder", "takes_any_parcels"]
+__all__ = [
+    "ParcelTable",
+    "SeriesEmbedder",
+    "load_series_embedder",
+    "prepare_table",
+    "takes_any_parcels",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,12 +155,39 @@ class SeriesEmbedder(Embedder):
                 fix="embed images by neurostorm-app, at the participant level",
             )
         with naming(run.bold):
-            return _prepare(run, contract, self.atlas, self.options)
+            return prepare_table(run, contract, self.atlas, self.options)
 
 
-def _prepare(
+def prepare_table(
     run: ParcelTable, contract: ParcelContract, atlas: Path | None, options: InputOptions
 ) -> Prepared:
+    """Bring a table of series to a contract on parcels.
+
+    Parameters
+    ----------
+    run : ParcelTable
+        The table, with its repetition time and atlas.
+    contract : ParcelContract
+        What the model eats.
+    atlas : Path or None
+        The label image, for a model that is told where parcels are.
+    options : InputOptions
+        What the user changed.
+
+    Returns
+    -------
+    Prepared
+        Windows (V, L). Rows of missing parcels are 0.
+
+    Raises
+    ------
+    SeriesTooShortError
+        If there are fewer volumes than the contract asks for.
+    ContractError
+        If the parcels are not those of the contract.
+    DataError
+        If the table cannot be read.
+    """
     findings = Findings()
     parcels = _read(run, contract, atlas, findings)
     n_in = parcels.series.shape[1]

@@ -1,0 +1,167 @@
+"""What the verb ``explore`` reads: runs of a derivative, and networks of parcels."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from neurostorm_app.errors import AppError, NoInputError, UsageError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from neurostorm_app.pipelines.explore import Explorer, ReadyRun
+    from neurostorm_app.pipelines.stage import StandardSeries
+
+__all__ = ["find_runs", "read_networks", "read_runs"]
+
+log = logging.getLogger(__name__)
+
+
+def find_runs(
+    asked: argparse.Namespace, explorer: Explorer
+) -> dict[str, StandardSeries | AppError]:
+    """Find the runs of a folder by name.
+
+    Parameters
+    ----------
+    asked : Namespace
+        Of the verb: ``derivatives``, ``source`` and ``tr``.
+    explorer : Explorer
+        Says in which space and of which atlas they must be.
+
+    Returns
+    -------
+    dict of str to StandardSeries or AppError
+        A run that cannot be used has its reason.
+
+    Raises
+    ------
+    NoInputError
+        If there is no folder, or no run in it.
+    """
+    root = asked.derivatives.resolve()
+    if not root.is_dir():
+        raise NoInputError(f"{root} is not a folder with runs to explore", fix="check the path")
+    runs = _find_tables(asked, explorer) if asked.source == "tables" else _find_bold(root, explorer)
+    if not runs:
+        raise NoInputError(
+            f"{root}: there are no {asked.source} to explore by {explorer.embedder.card.name}",
+            fix="give an output folder of the participant level; --from tables reads tables of "
+            "the model's atlas instead of images",
+        )
+    return runs
+
+
+def _find_bold(root: Path, explorer: Explorer) -> dict[str, StandardSeries | AppError]:
+    from neurostorm_app.bids_app.inputs.dataset import list_participants
+    from neurostorm_app.bids_app.inputs.precomputed import find_precomputed
+    from neurostorm_app.pipelines.stage import OutputSpace
+
+    wanted = [OutputSpace(name=explorer.embedder.card.contract.space, res="2")]
+    runs: dict[str, StandardSeries | AppError] = {}
+    for label in list_participants(root):
+        for name, item in find_precomputed({root.name: root}, label, wanted, {}).items():
+            runs[name] = item if isinstance(item, AppError) else item.series
+    return runs
+
+
+def _find_tables(
+    asked: argparse.Namespace, explorer: Explorer
+) -> dict[str, StandardSeries | AppError]:
+    from neurostorm_app.bids_app.participant.series_tables import open_table
+
+    atlas = getattr(explorer.embedder.card.contract, "atlas", "")
+    runs: dict[str, StandardSeries | AppError] = {}
+    for path in sorted(asked.derivatives.resolve().glob("sub-*/**/*_timeseries.tsv")):
+        if f"_atlas-{atlas}_" not in path.name:
+            continue
+        table = open_table(path, tr=asked.tr)
+        if table.name in runs:
+            raise UsageError(
+                f"{path}: {table.name} has a second table of {atlas}",
+                fix="give a folder with one table of the model's atlas a run",
+            )
+        runs[table.name] = table
+    return runs
+
+
+def read_runs(
+    found: Mapping[str, StandardSeries | AppError], explorer: Explorer
+) -> tuple[list[ReadyRun], dict[str, str]]:
+    """Read what can be read; the reason of each run that cannot is kept.
+
+    Parameters
+    ----------
+    found : mapping of str to StandardSeries or AppError
+        As of `find_runs`.
+    explorer : Explorer
+        Makes them ready.
+
+    Returns
+    -------
+    runs : list of ReadyRun
+        One at least.
+    left_out : dict of str to str
+        Reasons by run.
+
+    Raises
+    ------
+    AppError
+        That of the last run, if none can be read.
+    """
+    runs, left_out, last = [], {}, None
+    for name, item in found.items():
+        try:
+            if isinstance(item, AppError):
+                raise item
+            runs.append(explorer.read(item))
+        except AppError as error:
+            log.warning("%s: left out: %s", name, error.what)
+            left_out[name], last = error.what, error
+    if not runs and last is not None:
+        raise last
+    return runs, left_out
+
+
+def read_networks(path: Path, run: ReadyRun) -> tuple[dict[int, str | None], list[int]]:
+    """Read the network of each parcel of a run.
+
+    Parameters
+    ----------
+    path : Path
+        A table with the columns ``index`` and ``network``.
+    run : ReadyRun
+        Of the model's parcels.
+
+    Returns
+    -------
+    names : dict of int to str or None
+        Of networks by code; -1 is none.
+    codes : list of int
+        One for each parcel.
+
+    Raises
+    ------
+    NoInputError
+        If there is no such file.
+    UsageError
+        If it lacks a column.
+    """
+    if not path.is_file():
+        raise NoInputError(f"{path}: there is no such table of networks", fix="check the path")
+    lines = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
+    header = lines[0] if lines else []
+    if not {"index", "network"} <= set(header):
+        raise UsageError(
+            f"{path}: its columns are {', '.join(header) or 'none'}; index and network are needed",
+            fix="name the label of each parcel in the column index, its network in network",
+        )
+    at = header.index("index"), header.index("network")
+    of = {line[at[0]]: line[at[1]] for line in lines[1:]}
+    known = sorted({name for name in of.values() if name not in ("", "n/a")})
+    code = {name: number for number, name in enumerate(known)}
+    codes = [code.get(of.get(str(label), ""), -1) for label in run.labels]
+    return {-1: None, **{number: name for name, number in code.items()}}, codes
