@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.errors import MissingWeightsError, WrongWeightsError
 from neurostorm_app.models.lockfile import hash_file, recorded_hash
+from neurostorm_app.models.stored_config import StoredConfig, name_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,8 @@ HEADER_LIMIT = 100_000_000
 """Bytes of a header that the safetensors format allows."""
 POINTER = b"version https://git-lfs.github.com/spec/"
 """How a file begins that stands for another in a git repository."""
+STATES = ("state_dict", "model_state_dict", "model")
+"""Where a training checkpoint keeps its tensors."""
 PICKLES = {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}
 """How a bare pickle begins."""
 
@@ -167,14 +170,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any] 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any] | None]:
     content = _read_zip(path)
     found = content if isinstance(content, dict) else {}
-    state = found.get("state_dict", found)
+    state: Any = next((found[key] for key in STATES if isinstance(found.get(key), dict)), found)
     if not _is_state(state):
         raise WrongWeightsError(
             f"{path}: no state dict in it (names and tensors), nor a checkpoint that holds one",
             fix="give a Lightning checkpoint, a torch.save'd state dict or a safetensors file",
         )
-    config = found.get("hyper_parameters")
-    config = vars(config) if isinstance(config, argparse.Namespace) else config
+    stored = found.get("config")
+    config = found.get("hyper_parameters", stored if isinstance(stored, StoredConfig) else None)
+    config = vars(config) if isinstance(config, (argparse.Namespace, StoredConfig)) else config
     if config is not None and not isinstance(config, dict):
         raise WrongWeightsError(
             f"{path}: its hyper-parameters are a {type(config).__name__}, not names and values",
@@ -200,7 +204,7 @@ def _read_zip(path: Path) -> Any:
     _check_archive(path)
     try:
         # A Namespace only carries values; some trainings store their hyper-parameters as one.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace, *name_stored(path)]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as why:
         found = re.search(r"GLOBAL (\S+)", str(why))
