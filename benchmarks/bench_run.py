@@ -48,6 +48,8 @@ def make_network(name: str) -> torch.nn.Module:
     if card.embedded or card.file is None:
         return create_model(name)
     torch.manual_seed(1)
+    if card.architecture == "slim-brain":
+        return create_model(f"{name}-untrained")
     if card.architecture == "brainlm":
         from neurostorm_app.models.brainlm_files import NativeConfig
         from neurostorm_app.models.brainlm_native import BrainLmNative

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from neurostorm_app.errors import UsageError
+from neurostorm_app.models.voxel_contract import VoxelContract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "ParcelContract",
     "Source",
     "VolumeContract",
+    "VoxelContract",
     "read_named",
 ]
 
@@ -81,14 +83,16 @@ class VolumeContract(_Strict):
     grid: GridSpec
     tr: Annotated[float, Field(gt=0)]
     """Repetition time in seconds; the series is resampled to it."""
+    tr_range: tuple[float, float] | None = None
+    """Lowest and highest repetition time, in seconds, that is kept as it is; None: only `tr`."""
     window: Annotated[int, Field(gt=0)]
     """Volumes in a window."""
     stride: Annotated[int, Field(gt=0)]
     """Volumes between the starts of two windows."""
     scaling: Literal["global-zscore"] = "global-zscore"
     """One mean and one standard deviation over all brain voxels and volumes."""
-    background: Literal["minimum"] = "minimum"
-    """Value outside the brain after scaling."""
+    background: Literal["minimum", "zero"] = "minimum"
+    """Value outside the brain after scaling: the lowest inside, or exactly 0, which is the mean."""
 
 
 class Cleaning(_Strict):
@@ -124,10 +128,11 @@ class ParcelContract(_Strict):
     multiple: Annotated[int, Field(gt=0)] = 1
     """A shortened window has a whole number of so many volumes: the length of a patch."""
     cleaning: Cleaning = Cleaning()
-    scaling: Literal["none", "robust", "sd"] = "none"
+    scaling: Literal["none", "robust", "median", "sd"] = "none"
     """``robust``: each parcel demeaned, minus its median, over its interquartile range, clipped to
-    its 1st and 99th percentile. ``sd``: each parcel demeaned, over one standard deviation of all.
-    The statistics are the cohort's where the user gives them, else the run's."""
+    its 1st and 99th percentile. ``median``: the same, not clipped. ``sd``: each parcel demeaned,
+    over one standard deviation of all. The statistics are the cohort's where the user gives them,
+    else the run's."""
     coordinates: bool = False
     """The network is given the place of each parcel, MNI mm."""
 
@@ -159,7 +164,7 @@ class Output(_Strict):
     """Where names and numbers come from."""
 
 
-Contract = Annotated[VolumeContract | ParcelContract, Field(discriminator="kind")]
+Contract = Annotated[VolumeContract | ParcelContract | VoxelContract, Field(discriminator="kind")]
 
 
 class Card(_Strict):

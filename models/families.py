@@ -18,10 +18,21 @@ SIGNS = (
     (r"(^|\.)mlp_pred_head\.", "BrainLM (fine-tuned)"),
     (r"relative_position_bias_table$", "SwiFT"),
     (r"(^|\.)layers\.\d+\.blocks\.\d+\.mamba\.", "NeuroSTORM"),
+    (r"^pos_embed_spatial$", "SLIM-Brain"),
+    (r"(^|\.)(quantize\.embedding\.embed_avg|fmri_lm_head\.weight)$", "fMRI-LM"),
+    (r"^(decoder_pos_embed$|cond_stage_model\.mae\.)", "MinD-Vis"),
 )
 """A name that only files of one family have, and the family."""
 
-FAMILIES = {"neurostorm": "NeuroSTORM", "neurostorm-mae": "NeuroSTORM", "brainlm": "BrainLM"}
+FAMILIES = {
+    "neurostorm": "NeuroSTORM",
+    "neurostorm-mae": "NeuroSTORM",
+    "brainlm": "BrainLM",
+    "slim-brain": "SLIM-Brain",
+    "slim-brain-mae": "SLIM-Brain",
+    "fmri-lm": "fMRI-LM",
+    "mind-vis": "MinD-Vis",
+}
 """By the architecture of a card."""
 
 ARCHITECTURES = tuple(FAMILIES)

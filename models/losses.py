@@ -4,7 +4,7 @@ References
 ----------
 Chen et al., "SimCLR", arXiv 2002.05709, equation 1 (NT-Xent); Dave et al., "TCLR",
 arXiv 2101.07974, section 3.3 (local and global); Kim et al., "SwiFT", arXiv 2307.05916 (which
-views are compared).
+views are compared); Radford et al., "CLIP", arXiv 2103.00020 (pairs).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.models.neurostorm import NeuroStorm
 
-__all__ = ["Contrast", "contrastive_loss", "local_global_loss", "nt_xent"]
+__all__ = ["Contrast", "contrastive_loss", "local_global_loss", "nt_xent", "pair_loss"]
 
 Contrast = Literal["windows", "augmentations"]
 
@@ -106,6 +106,26 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float = 0.1) -> Tenso
     alike = (views @ views.T / temperature).masked_fill(own, -torch.inf)
     other = torch.arange(len(views), device=views.device).roll(len(first))
     return fn.cross_entropy(alike, other)
+
+
+def pair_loss(first: Tensor, second: Tensor, *, temperature: float = 0.07) -> Tensor:
+    """Tell which of two kinds of description belong together, such as scans and texts (CLIP).
+
+    Parameters
+    ----------
+    first, second : Tensor, shape (B, D)
+        One vector of either kind for each item, of any length: their cosines count.
+    temperature : float
+        What cosines are divided by.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Cross-entropy, mean over items and both directions; nats.
+    """
+    alike = fn.normalize(first, dim=-1) @ fn.normalize(second, dim=-1).T / temperature
+    own = torch.arange(len(alike), device=alike.device)
+    return (fn.cross_entropy(alike, own) + fn.cross_entropy(alike.T, own)) / 2
 
 
 def local_global_loss(local: Tensor, whole: Tensor, *, temperature: float = 0.1) -> Tensor:

@@ -162,12 +162,24 @@ def _build(
         return draw(card, config)
     import torch
 
-    from neurostorm_app.models import autoencoder, brainlm, neurostorm
+    from neurostorm_app.models import (
+        autoencoder,
+        brainlm,
+        fmri_lm,
+        mind_vis,
+        neurostorm,
+        slim_brain,
+        slim_brain_mae,
+    )
 
     architectures: dict[str, tuple[Build, Differing]] = {
         "neurostorm": (neurostorm.build, _differing_storm),
         "neurostorm-mae": (autoencoder.build, _differing_storm),
         "brainlm": (brainlm.build, brainlm.differing),
+        "slim-brain": (slim_brain.build, slim_brain.differing),
+        "slim-brain-mae": (slim_brain_mae.build, slim_brain.differing),
+        "fmri-lm": (fmri_lm.build, fmri_lm.differing),
+        "mind-vis": (mind_vis.build, mind_vis.differing),
     }
     build, differing = architectures[card.architecture]
     checkpoint = _read(card, weights)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from neurostorm_app.errors import UsageError, WrongWeightsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import nn
 
@@ -148,13 +148,26 @@ def _build(architecture: str, config: Mapping[str, Any]) -> nn.Module:
     from neurostorm_app.models.brainlm_files import NativeConfig, VitConfig
     from neurostorm_app.models.brainlm_native import BrainLmNative
     from neurostorm_app.models.brainlm_vit import BrainLmVit
+    from neurostorm_app.models.fmri_lm import LmTokenizer
+    from neurostorm_app.models.fmri_lm_files import LmConfig
+    from neurostorm_app.models.mind_vis import MindVis
+    from neurostorm_app.models.mind_vis_files import MindVisConfig
     from neurostorm_app.models.neurostorm import NeuroStorm
     from neurostorm_app.models.neurostorm_files import Config
+    from neurostorm_app.models.slim_brain import SlimBrain
+    from neurostorm_app.models.slim_brain_files import SlimConfig
+    from neurostorm_app.models.slim_brain_mae import SlimBrainMae
 
-    if architecture == "neurostorm":
-        return NeuroStorm(Config.of(config))
-    if architecture == "neurostorm-mae":
-        return NeuroStormMae(Config.of(config))
+    networks: dict[str, Callable[[], nn.Module]] = {
+        "neurostorm": lambda: NeuroStorm(Config.of(config)),
+        "neurostorm-mae": lambda: NeuroStormMae(Config.of(config)),
+        "slim-brain": lambda: SlimBrain(SlimConfig.of(config)),
+        "slim-brain-mae": lambda: SlimBrainMae(SlimConfig.of(config)),
+        "fmri-lm": lambda: LmTokenizer(LmConfig.of(config)),
+        "mind-vis": lambda: MindVis(MindVisConfig.of(config)),
+    }
+    if architecture in networks:
+        return networks[architecture]()
     if architecture == "brainlm" and "timepoint_patching_size" in config:
         return BrainLmNative(NativeConfig.of(config))
     if architecture == "brainlm" and "patch_size" in config:

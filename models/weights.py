@@ -38,7 +38,7 @@ EMBEDDED = Path(__file__).parent / "data"
 """Where the weights lie that ship with the package."""
 BAKED: Final = "NEUROSTORM_WEIGHTS"
 """Environment variable: a folder of weights that is part of an image or an installation."""
-ANYBODYS: Final = {"pytorch_model.bin", "model.safetensors"}
+ANYBODYS: Final = {"pytorch_model.bin", "model.safetensors", "best_model.pth"}
 """File names that say nothing of the model: they count only in a folder that does."""
 
 
@@ -83,7 +83,7 @@ def list_places(card: Card, *, weights_dir: Path | None = None) -> list[Path]:
     names = [f"{card.name}/{card.file}"]
     if card.file not in ANYBODYS:
         names.append(card.file)
-    if card.source:
+    if card.source and card.source.file not in ANYBODYS:
         names.append(card.source.file)
     places = [folder / name for folder in list_folders(weights_dir) for name in names]
     return [*places, EMBEDDED / card.file] if card.embedded else places

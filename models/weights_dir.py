@@ -90,9 +90,9 @@ def fetch_files(card: Card | AtlasCard, weights_dir: Path, *, progress: Progress
     """
     source = card.source
     if source is None or source.revision is None:
-        known = "it comes with the package, or has no weights" if source is None else (
-            f"no revision of {source.repository} is known that has {source.file}"
-        )  # fmt: skip
+        known = "it comes with the package, has no weights, or they are released nowhere"
+        if source is not None:
+            known = f"no revision of {source.repository} is known that has {source.file}"
         raise UsageError(
             f"{card.name} cannot be fetched: {known}",
             fix="see neurostorm-tools weights list; a file of yours is given with --weights",

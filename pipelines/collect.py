@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurostorm_app.models.card import VolumeContract
+from neurostorm_app.models.card import VolumeContract, VoxelContract
 from neurostorm_app.pipelines.predict import interpret
 from neurostorm_app.pipelines.reconstruction import SEED, UNITS, note_error
 from neurostorm_app.pipelines.tile import pool_windows
@@ -146,8 +146,9 @@ def _describe(prepared: Prepared) -> dict[str, Any]:
 def _policies(card: Card, options: InputOptions) -> dict[str, Any]:
     """Tell those options that have a meaning for a model."""
     if isinstance(card.contract, VolumeContract):
-        return {"clip_policy": options.clip_policy, "parity": options.parity}
-    if card.contract.scaling == "none":
+        most = {} if options.max_windows is None else {"max_windows": options.max_windows}
+        return {"clip_policy": options.clip_policy, "parity": options.parity, **most}
+    if isinstance(card.contract, VoxelContract) or card.contract.scaling == "none":
         return {}
     origin = "the run" if options.statistics is None else options.statistics.name
     return {"statistics": origin, "gain": options.gain}

@@ -143,7 +143,9 @@ def conform_series(
         target=target,
         mask=mask,
         carry=carry,
-        positions=place_volumes(series.n_volumes, run, contract.tr, findings),
+        positions=place_volumes(
+            series.n_volumes, run, contract.tr, findings, keep=contract.tr_range
+        ),
         room=room,
     )
     findings.facts |= {

@@ -168,7 +168,12 @@ def measure_coverage(
 
 
 def place_volumes(
-    n_volumes: int, run: StandardSeries, tr: float | None, findings: Findings
+    n_volumes: int,
+    run: StandardSeries,
+    tr: float | None,
+    findings: Findings,
+    *,
+    keep: tuple[float, float] | None = None,
 ) -> NDArray[np.float64]:
     """Place the volumes of a contract's time axis on that of the series.
 
@@ -182,6 +187,8 @@ def place_volumes(
         The contract's repetition time in seconds; None keeps the run's.
     findings : Findings
         Is told.
+    keep : (float, float), optional
+        Lowest and highest repetition time of a run that the contract keeps, in seconds.
 
     Returns
     -------
@@ -194,7 +201,8 @@ def place_volumes(
         If the run's repetition time makes no sense.
     """
     tr_in = check_tr(run.tr, run.bold)
-    tr = tr or tr_in
+    kept = keep is not None and keep[0] * (1 - SAME_TR) <= tr_in <= keep[1] * (1 + SAME_TR)
+    tr = tr_in if kept or tr is None else tr
     ratio = tr_in / tr
     findings.facts |= {"tr_in": tr_in, "tr": tr, "time_interpolation": "none"}
     findings.deviations["tr"] = abs(math.log2(ratio))

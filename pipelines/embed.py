@@ -13,13 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from neurostorm_app.errors import AppError, ContractError
-from neurostorm_app.models.card import VolumeContract
+from neurostorm_app.models.card import VolumeContract, VoxelContract
 from neurostorm_app.pipelines.collect import RunEmbedding, collect
 from neurostorm_app.pipelines.computing import check_engine, count_threads, describe_engine
 from neurostorm_app.pipelines.forward import Forward, window_bytes
 from neurostorm_app.pipelines.inputs import find_inputs
 from neurostorm_app.pipelines.prepare_parcels import prepare_parcels
 from neurostorm_app.pipelines.prepare_volumes import prepare_volumes
+from neurostorm_app.pipelines.prepare_voxels import prepare_voxels
 from neurostorm_app.pipelines.progress import Event, tell
 from neurostorm_app.pipelines.stage import InputOptions
 from neurostorm_app.pipelines.stream import stream_runs
@@ -258,9 +259,11 @@ class Embedder:
             return prepare_volumes(run, contract, self.options, room=room)
         if self.atlas is None:
             raise ContractError(
-                f"{self.card.name} takes parcels, and no parcellation was given",
+                f"{self.card.name} takes {contract.kind}, and no parcellation was given",
                 fix="make the embedder by load_embedder, which finds the card's parcellation",
             )
+        if isinstance(contract, VoxelContract):
+            return prepare_voxels(run, contract, self.atlas, self.options)
         return prepare_parcels(run, contract, self.atlas, self.options)
 
 

@@ -1,18 +1,18 @@
 """What work will take, told from headers alone: memory, seconds, scratch and room for results.
 
 A step takes something fixed (packages, weights, a template) and something for each voxel. Both
-were measured by ``benchmarks/bench_plan.py``, one step at a time in one thread, by the process's
-own CPU seconds and peak memory, on one core of an AMD EPYC of 2023: a phantom of 4 mm T1w and 6 mm
-BOLD (24 volumes), one of 1 and 3 mm (40 volumes), a person's scans (T1w of 137 x 192 x 192, BOLD of
-80 x 80 x 35, 40 volumes), and 1,200 volumes of 91 x 109 x 91 at 2 mm. Seconds are those of one
-such core.
+were measured by ``benchmarks/bench_plan.py``, but where a line says that they are rough: one step
+at a time in one thread, by the process's own CPU seconds and peak memory, on one core of an AMD
+EPYC of 2023: a phantom of 4 mm T1w and 6 mm BOLD (24 volumes), one of 1 and 3 mm (40 volumes), a
+person's scans (T1w of 137 x 192 x 192, BOLD of 80 x 80 x 35, 40 volumes), and 1,200 volumes of
+91 x 109 x 91 at 2 mm. Seconds are those of one such core.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from neurostorm_app.pipelines.need import Need, Step
 
@@ -79,14 +79,14 @@ COSTS: Final[dict[str, Cost]] = {
     "segment": Cost(985, 30, 0.1, 650),
     "standard": Cost(1015, 7, 1.0, 60),
     # For each voxel of a volume.
-    "estimate": Cost(990, 300, 12, 20000),
+    "estimate": Cost(990, 300, 12, 20000),  # rough, from records of earlier work
     "reference": Cost(870, 60, 2.0, 5000),
     "coregister": Cost(945, 0, 3.6, 10800, 80, 230),
-    "distortion": Cost(990, 300, 15, 10000),
-    "straight": Cost(1000, 200, 70, 10000),
+    "distortion": Cost(990, 300, 15, 10000),  # rough, as above
+    "straight": Cost(1000, 200, 70, 10000),  # rough, as above
     # For each voxel of all volumes.
     "motion": Cost(985, 0, 0.2, 70),
-    "t2star": Cost(990, 0, 0.3, 100),
+    "t2star": Cost(990, 0, 0.3, 100),  # rough, as above
     # For each voxel of the brain of all volumes.
     "confounds": Cost(965, 7.5, 0.9, 270, 62, 480),
     # For each voxel of all volumes of the new series.
@@ -193,7 +193,7 @@ def estimate_run(
         label of its space.
     """
     all_voxels = facts.voxels * facts.n_volumes * facts.n_echoes
-    brain = facts.brain * (1 + CROWN) * facts.n_volumes * facts.n_echoes
+    brain = facts.brain * (1 + CROWN) * facts.n_volumes
     steps: list[Step] = []
     if fit:
         steps += [_step("reference", facts.voxels), _step("motion", all_voxels)]
@@ -204,7 +204,8 @@ def estimate_run(
     if facts.n_echoes > 1:
         steps.append(_step("t2star", all_voxels))
     if confounds:
-        steps.append(_step("confounds", brain, facts.t1w))
+        one, each = (_step("confounds", brain * n, facts.t1w) for n in (1, facts.n_echoes))
+        steps.append(Step("confounds", one.memory, each.seconds))  # of their sum
     for label in {**references, **series}:
         n_volumes = facts.n_volumes * facts.n_echoes if label in series else 1
         steps.append(_step("resample", {**references, **series}[label] * n_volumes))
@@ -227,12 +228,8 @@ def estimate_outputs(facts: RunFacts, series: Mapping[str, int]) -> int:
         Voxels of each grid, by the label of its space.
     """
     shares = {"native": PACKED_VIEW}
-    return round(
-        sum(
-            4 * voxels * facts.n_volumes * shares.get(label, PACKED)
-            for label, voxels in series.items()
-        )
-    )
+    n = 4 * facts.n_volumes
+    return round(sum(n * size * shares.get(label, PACKED) for label, size in series.items()))
 
 
 def estimate_embedding(
@@ -252,24 +249,37 @@ def estimate_embedding(
         Voxels of all volumes of the series, which are unpacked.
     kept : int
         Bytes of the run that stay in memory.
+
+    Raises
+    ------
+    KeyError
+        If nobody has said what the architecture takes.
     """
-    seconds, cost = NETWORKS.get(architecture, NETWORKS["neurostorm"])
-    memory = EMBEDDING + round(window * (cost + AT_ONCE)) + kept
-    return Step(
-        f"embed {architecture}", memory, seconds * n_windows * window / 1e8 + read * READING
-    )
+    each_second, each_byte = NETWORKS[architecture]
+    memory = EMBEDDING + round(window * (each_byte + AT_ONCE)) + kept
+    seconds = each_second * n_windows * window / 1e8 + read * READING
+    return Step(f"embed {architecture}", memory, seconds)
 
 
-NETWORKS: Final[dict[str, tuple[float, float]]] = {
-    "connectome": (0.5, 4.0),
-    "neurostorm": (1.2, 6.0),
-    "neurostorm-mae": (1.6, 8.0),
-    "brainlm": (640.0, 400.0),
-    "slim-brain": (15.0, 4.0),
-    "slim-brain-mae": (20.0, 6.0),
+class Network(NamedTuple):
+    """Seconds for 100 MB of windows, and bytes of memory for each byte of a window."""
+
+    seconds: float
+    memory: float
+
+
+NETWORKS: Final = {
+    "connectome": Network(0.5, 4.0),
+    "neurostorm": Network(1.2, 6.0),
+    "neurostorm-mae": Network(1.6, 8.0),
+    "brainlm": Network(640.0, 400.0),
+    "mind-vis": Network(5000.0, 1500.0),  # not measured
+    "slim-brain": Network(20.0, 3.0),  # by ``bench_slim_brain.py``
+    "slim-brain-mae": Network(23.0, 6.0),  # not measured
+    "fmri-lm": Network(900.0, 400.0),  # not measured
 }
-"""Seconds for 100 MB of windows, and bytes of memory for each byte of a window; of the released
-configurations, by ``benchmarks/bench_run.py`` and ``bench_brainlm.py``."""
+"""Of the released configurations on a CPU, by ``benchmarks/bench_run.py`` and ``bench_brainlm.py``
+where a line says nothing else."""
 EMBEDDING: Final = 600 * MIB
 """Of the process: packages, weights and what is being read."""
 AT_ONCE: Final = 4

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from neurostorm_app.errors import TemporaryError
-from neurostorm_app.models.card import VolumeContract
+from neurostorm_app.models.card import VolumeContract, VoxelContract
 from neurostorm_app.pipelines.computing import arithmetic, threads
+from neurostorm_app.pipelines.estimate import NETWORKS
 from neurostorm_app.pipelines.reconstruction import (
     choose_shown,
     choose_windows,
@@ -37,17 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Forward", "window_bytes"]
 
-COSTS: Final = {
-    "connectome": 4.0,
-    "neurostorm": 6.0,
-    "neurostorm-mae": 8.0,
-    "brainlm": 400.0,
-    "slim-brain": 4.0,
-    "slim-brain-mae": 6.0,
-}
-"""Bytes of memory for each byte of a window, by architecture, rounded up from what
-`benchmarks/bench_run.py --costs` measured on a CPU for the released configurations."""
-MOST: Final = {("cuda", "volume"): 16, ("cuda", "parcels"): 64}
+MOST: Final = {("cuda", "volume"): 16, ("cuda", "parcels"): 64, ("cuda", "voxels"): 64}
 """Windows beyond which a larger batch is not tried; on a CPU it is one."""
 DEVICE_SHARE: Final = 0.8
 """Share of a GPU's memory that windows may take."""
@@ -71,6 +62,8 @@ def window_bytes(contract: Contract) -> int:
     """
     if isinstance(contract, VolumeContract):
         return 4 * math.prod(contract.grid.shape) * contract.window
+    if isinstance(contract, VoxelContract):
+        return 4 * contract.padded(contract.n_voxels or 10_000)
     return 4 * (contract.n_parcels or 500) * (contract.window or 2000)
 
 
@@ -111,7 +104,7 @@ class Forward:
 
     def room(self) -> int:
         """Say how many bytes are left to keep a run in memory."""
-        cost = 0.0 if self.device.startswith("cuda") else COSTS[self.card.architecture]
+        cost = 0.0 if self.device.startswith("cuda") else NETWORKS[self.card.architecture].memory
         return plan_room(
             window_bytes(self.card.contract), cost=cost, memory=self.memory, batch=self.size()
         )
@@ -193,7 +186,10 @@ class Forward:
     def _guess(self, item: Item, inputs: Sequence[Tensor]) -> tuple[float | None, Example | None]:
         """Measure how well hidden parts of some windows are guessed; keep pictures of one."""
         n_windows = len(item.prepared.starts)
-        if not hasattr(self.model, "masked_error") or item.number not in choose_windows(n_windows):
+        guesses = hasattr(self.model, "masked_error")
+        # An encoder may come without the decoder that its family has.
+        guesses = guesses and bool(getattr(self.model, "can_reconstruct", True))
+        if not guesses or item.number not in choose_windows(n_windows):
             return None, None
         shown = item.number == choose_shown(n_windows) and hasattr(self.model, "masked_example")
         if not shown:
@@ -212,7 +208,7 @@ class Forward:
             memory = round(DEVICE_SHARE * total)
         return plan_batch(
             window_bytes(self.card.contract),
-            cost=COSTS[self.card.architecture],
+            cost=NETWORKS[self.card.architecture].memory,
             memory=memory,
             most=MOST.get((kind, self.card.contract.kind), 1),
         )

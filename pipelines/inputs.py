@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from neurostorm_app.errors import UsageError
-from neurostorm_app.models.card import ParcelContract
+from neurostorm_app.models.card import ParcelContract, VolumeContract, VoxelContract
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from neurostorm_app.models.card import Card
 
 __all__ = ["InputFiles", "find_inputs", "find_parcellation"]
+
+SCALED: Final = frozenset({"robust", "median", "sd"})
+"""Scalings that statistics of a cohort have a meaning for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +80,7 @@ def find_inputs(
         If something is given to a model that has no use for it.
     """
     contract = card.contract
-    if not isinstance(contract, ParcelContract):
+    if isinstance(contract, VolumeContract):
         if atlas is not None:
             raise UsageError(
                 f"{card.name} takes volumes; the parcellation {atlas} has no meaning for it",
@@ -85,7 +88,7 @@ def find_inputs(
             )
     else:
         atlas = find_parcellation(contract, atlas, weights_dir)
-    if statistics is not None and getattr(contract, "scaling", "") not in {"robust", "sd"}:
+    if statistics is not None and getattr(contract, "scaling", "") not in SCALED:
         raise UsageError(
             f"{card.name} does not scale parcels; the statistics {statistics} have no meaning "
             "for it",
@@ -116,7 +119,7 @@ def _find_weights(card: Card, given: Path | None, weights_dir: Path | None) -> P
 
 
 def find_parcellation(
-    contract: ParcelContract, given: Path | None, weights_dir: Path | None
+    contract: ParcelContract | VoxelContract, given: Path | None, weights_dir: Path | None
 ) -> Path:
     """Find the label image of a contract; what was given goes before what lies in folders."""
     from neurostorm_app.models.atlases import find_atlas, list_atlases, read_atlas_card

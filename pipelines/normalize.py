@@ -21,10 +21,13 @@ from neurostorm_app.errors import ContractError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Literal
 
     from numpy.typing import NDArray
 
     from neurostorm_app.models.card import VolumeContract
+
+    Background = Literal["minimum", "zero"]
 
 __all__ = [
     "MAX_NEGATIVES",
@@ -120,6 +123,8 @@ class Scale:
         Share of foreground values that were below 0.
     n_values : int
         Voxels x volumes in the foreground.
+    outside : {'minimum', 'zero'}
+        Value outside the brain after scaling: the minimum inside, or exactly 0.
     """
 
     mean: float
@@ -127,11 +132,12 @@ class Scale:
     lowest: float
     negatives: float
     n_values: int
+    outside: Background = "minimum"
 
     @property
     def background(self) -> float:
-        """Value outside the brain after scaling: the minimum inside."""
-        return (self.lowest - self.mean) / self.sd
+        """Value outside the brain after scaling."""
+        return 0.0 if self.outside == "zero" else (self.lowest - self.mean) / self.sd
 
 
 def normalize_volume(
@@ -146,12 +152,12 @@ def normalize_volume(
     mask : ndarray, shape (X, Y, Z), bool
         True is brain.
     contract : VolumeContract
-        Says which scaling; there is one so far, ``global-zscore`` with ``minimum`` background.
+        Says which scaling, ``global-zscore`` so far, and the background.
 
     Returns
     -------
     scaled : ndarray, shape (X, Y, Z, T), float32
-        No unit; background is the minimum of the foreground.
+        No unit; background is the minimum of the foreground, or 0, as the contract says.
     scale : Scale
         Mean, standard deviation and share of negative values.
 
@@ -162,20 +168,23 @@ def normalize_volume(
     DataError
         If the brain has no signal at all.
     """
-    if (contract.scaling, contract.background) != ("global-zscore", "minimum"):
+    if contract.scaling != "global-zscore" or contract.background not in {"minimum", "zero"}:
         raise ContractError(
             f"the scaling {contract.scaling!r} with background {contract.background!r} is not "
             "known",
-            fix="use global-zscore and minimum in the card",
+            fix="use global-zscore, and minimum or zero, in the card",
         )
     volumes = np.moveaxis(series, -1, 0)
-    scale = measure_scale(volumes, mask)
+    scale = measure_scale(volumes, mask, background=contract.background)
     scaled = np.stack([apply_scale(volume, mask, scale) for volume in volumes], axis=-1)
     return scaled, scale
 
 
 def measure_scale(
-    volumes: Iterable[NDArray[np.floating]], mask: NDArray[np.bool_] | None = None
+    volumes: Iterable[NDArray[np.floating]],
+    mask: NDArray[np.bool_] | None = None,
+    *,
+    background: Background = "minimum",
 ) -> Scale:
     """Gather mean and standard deviation of the foreground in one pass.
 
@@ -185,6 +194,8 @@ def measure_scale(
         All volumes of the run, or their brain voxels; consumed once.
     mask : ndarray, shape of a volume, bool, optional
         True is brain; by default all of it is.
+    background : {'minimum', 'zero'}
+        What the contract puts outside the brain.
 
     Returns
     -------
@@ -209,6 +220,7 @@ def measure_scale(
         lowest=moments.lowest,
         negatives=moments.n_negative / moments.n,
         n_values=moments.n,
+        outside=background,
     )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neurostorm_app.errors import UsageError
 from neurostorm_app.pipelines.conform import conform_series
 from neurostorm_app.pipelines.normalize import Scale, measure_scale, scale_values
 from neurostorm_app.pipelines.prepare import Prepared, naming, note_mask
 from neurostorm_app.pipelines.prepare_upstream import prepare_as_upstream
+from neurostorm_app.pipelines.salience import BlockMeans, rank_windows
 from neurostorm_app.pipelines.series import find_brain, open_series
-from neurostorm_app.pipelines.tile import plan_windows, tile_windows
+from neurostorm_app.pipelines.tile import describe_windows, plan_windows, tile_windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,16 +71,28 @@ def prepare_volumes(
         If the space is another, or the series lost its mean.
     DataError
         If series and mask do not belong together.
+    UsageError
+        If upstream's arithmetic is asked for and not known for this contract.
     """
     if options.parity == "upstream":
+        if options.max_windows is not None:
+            raise UsageError(
+                "upstream's own arithmetic knows no choice of windows: it embeds what it tiles",
+                fix="leave out the choice of windows, or the parity",
+            )
+        if contract.background != "minimum":
+            raise UsageError(
+                "upstream's own arithmetic is known for NeuroSTORM alone; this model was trained "
+                "with 0 around the brain",
+                fix="leave --parity out for it",
+            )
         return prepare_as_upstream(run, contract, options)
     series = open_series(run.bold)
     brain, source = find_brain(series, run.mask)
     conformed, findings = conform_series(series, run, contract, brain=brain, room=room)
     n, window = conformed.n_volumes, contract.window
     with naming(run.bold):
-        starts, facts = plan_windows(n, contract, policy=options.clip_policy, tr=contract.tr)
-        scale = measure_scale(conformed.values())
+        starts, scale, facts = _plan(conformed, contract, options, tr=findings.facts["tr"])
     note_mask(source, findings)
     _note_scale(scale, findings)
     findings.facts |= facts
@@ -90,6 +104,25 @@ def prepare_volumes(
         findings=findings,
         n_unused=facts["n_unused"],
     )
+
+
+def _plan(
+    conformed: ConformedSeries, contract: VolumeContract, options: InputOptions, *, tr: float
+) -> tuple[list[int], Scale, dict[str, Any]]:
+    """Find where windows start and how they are scaled, in one pass; choose the salient ones.
+
+    The repetition time `tr` (s) is the contract's, or the run's own where the contract keeps it.
+    """
+    n, window, policy = conformed.n_volumes, contract.window, options.clip_policy
+    starts, facts = plan_windows(n, contract, policy=policy, tr=tr)
+    if options.max_windows is None:
+        return starts, measure_scale(conformed.values(), background=contract.background), facts
+    blocks = BlockMeans(conformed.mask)
+    scale = measure_scale(blocks.watch(conformed.values()), background=contract.background)
+    salience = rank_windows(blocks.series(), starts, window=window, most=options.max_windows)
+    chosen = [starts[i] for i in salience.chosen]
+    facts = describe_windows(chosen, n, window=window, stride=contract.stride, policy=policy, tr=tr)
+    return chosen, scale, facts | {"salience": salience.as_facts()}
 
 
 def _paint_windows(

@@ -35,7 +35,9 @@ UNITS: Final = {
     "global-zscore": "variances of the run's brain",
     "none": "squares of the unit of the parcels' series",
     "robust": "squared interquartile ranges of a parcel",
+    "median": "squared interquartile ranges of a parcel",
     "sd": "variances of the parcels' series",
+    "run-zscore": "variances of the run's voxels",
 }
 """Unit of the error by the contract's scaling."""
 
@@ -127,8 +129,9 @@ def take_example(
     made: MaskedExample = model.masked_example(*inputs, generator=generator)  # type: ignore[operator]
     truth, guess = (part[0].float().cpu().numpy() for part in (made.truth, made.guess))
     hidden = made.hidden[0].cpu().numpy()
+    counted = None if made.counted is None else made.counted[0].cpu().numpy()
     error = float(made.error.float().mean())
-    return error, draw_example(truth, guess, hidden, error=error, affine=affine)
+    return error, draw_example(truth, guess, hidden, error=error, affine=affine, counted=counted)
 
 
 def note_error(errors: Mapping[int, float], card: Card, findings: Findings) -> None:
@@ -145,7 +148,9 @@ def note_error(errors: Mapping[int, float], card: Card, findings: Findings) -> N
     """
     if not errors:
         findings.facts["reconstruction_error"] = None
-        findings.facts["reconstruction_note"] = "the network has no decoder: nothing to guess with"
+        findings.facts["reconstruction_note"] = (
+            "the network has no decoder, or none that guesses what is hidden"
+        )
         return
     mean = sum(errors.values()) / len(errors)
     contract, expected = card.contract, card.expected_error
@@ -166,7 +171,7 @@ def note_error(errors: Mapping[int, float], card: Card, findings: Findings) -> N
     findings.deviations["reconstruction"] = 0.0
     if finite and mean > expected.high:
         findings.deviations["reconstruction"] = math.log2(mean / expected.high)
-        eats = "volumes" if isinstance(contract, VolumeContract) else "parcels"
+        eats = "volumes" if isinstance(contract, VolumeContract) else contract.kind
         findings.reasons.append(
             f"the network guesses hidden {eats} with an error of {mean:.3g} {unit}; "
             f"{expected.low:.3g} to {expected.high:.3g} were expected"

@@ -1,8 +1,8 @@
 """From parcel series in the unit of a scanner to the unit that a network was trained on.
 
-Two ways, both on series whose mean over the run is 0. ``robust``: minus the parcel's median, over
-its interquartile range, clipped to its 1st and 99th percentile. ``sd``: over one standard
-deviation of all parcels together. The statistics are those of a cohort or of the run itself. A
+Three ways, on series whose mean over the run is 0. ``median``: minus the parcel's median, over its
+interquartile range. ``robust``: clipped to its 1st and 99th percentile as well. ``sd``: over one
+standard deviation of all parcels together. The statistics are those of a cohort or of the run. A
 parcel that is missing, or whose statistics say nothing, becomes 0.
 """
 
@@ -146,8 +146,8 @@ def scale_series(
         Without their means, in the unit of the statistics; rows of missing parcels are NaN.
     statistics : Statistics
         Of the same parcels.
-    scaling : {'robust', 'sd'}
-        ``robust``: ``(x - median) / iqr``, clipped to ``low`` and ``high``. ``sd``: ``x / sd``.
+    scaling : {'robust', 'median', 'sd'}
+        ``(x - median) / iqr``, for ``robust`` clipped to ``low`` and ``high``; or ``x / sd``.
 
     Returns
     -------
@@ -168,8 +168,8 @@ def scale_series(
         for values in (statistics.median, statistics.iqr, statistics.low, statistics.high)
     )
     free = (series[rows] - median) / iqr
-    scaled[rows] = np.clip(free, low, high)
-    return scaled, float(np.mean((free < low) | (free > high))) if rows.any() else 0.0
+    scaled[rows] = np.clip(free, low, high) if scaling == "robust" else free
+    return scaled, float(np.mean(scaled[rows] != free)) if rows.any() else 0.0
 
 
 def to_grand_mean(parcels: Parcels, path: Path) -> NDArray[np.float64]:
@@ -254,7 +254,7 @@ def scale_parcels(
         "gain": options.gain,
         "clipped_share": round(clipped, 6),
     }
-    if contract.scaling == "robust":
+    if contract.scaling != "sd":
         _tell_unscaled(parcels, statistics, findings)
     if cohort is not None:
         _tell_cohort(cohort, own, parcels.grand_mean, findings)

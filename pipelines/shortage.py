@@ -65,13 +65,14 @@ MEMORY: Final = (
 def naming_file(path: Path) -> Iterator[None]:
     """Let errors of the operating system name the file that is being written.
 
-    An open file does not know its name when writing to it fails.
+    An open file does not know its name when writing to it fails, and the name that a file has until
+    it is whole (``.part-``) says nothing.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
+        if error.filename is None or Path(os.fsdecode(error.filename)).name.startswith(".part-"):
+            error.filename, error.filename2 = str(path), None
         raise
 
 

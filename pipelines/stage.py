@@ -162,9 +162,13 @@ class InputOptions:
         Statistics of the parcels of a cohort; None takes those of the run.
     gain : float
         Factor on the scaled series of parcels.
+    max_windows : int or None
+        Most windows of volumes that are embedded: those that tell most of the others
+        (`pipelines.salience`); None embeds all.
     """
 
     clip_policy: Literal["dense", "upstream-eval"] = "dense"
     parity: Literal["none", "upstream"] = "none"
     statistics: Path | None = None
     gain: float = 1.0
+    max_windows: int | None = None

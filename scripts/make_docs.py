@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic.fields import FieldInfo
 
-    from neurostorm_app.models.card import AtlasCard, Card, ParcelContract
+    from neurostorm_app.models.card import AtlasCard, Card, ParcelContract, VoxelContract
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -129,6 +129,8 @@ def _facts(card: Card) -> dict[str, str]:
         grid = contract.grid
         facts["grid"] = f"{' x '.join(map(str, grid.shape))}, affine rows {grid.affine}, mm, RAS+"
         facts["scaling"] = f"{contract.scaling}; background: {contract.background}"
+    elif contract.kind == "voxels":
+        return facts | _voxels(contract) | _meaning(card)
     else:
         facts |= _parcels(contract)
     facts["repetition time"] = f"{contract.tr} s" if contract.tr else "the run's own"
@@ -146,7 +148,8 @@ def _facts(card: Card) -> dict[str, str]:
 
 
 def _weights(card: Card) -> dict[str, str]:
-    facts = {"weights": f"`{card.file}`, in the package" if card.embedded else "none needed"}
+    where = "in the package" if card.embedded else "yours: no place is known to fetch it from"
+    facts = {"weights": f"`{card.file}`, {where}" if card.file else "none needed"}
     if source := card.source:
         revision = f"revision `{source.revision}`" if source.revision else "revision not known"
         facts["weights"] = f"`{source.repository}`, {revision}, `{source.file}`"
@@ -174,8 +177,20 @@ def _parcels(contract: ParcelContract) -> dict[str, str]:
     facts["scaling"] = {
         "none": "none",
         "robust": "each parcel demeaned, minus its median, over its interquartile range, clipped",
+        "median": "each parcel minus its median, over its interquartile range",
         "sd": "each parcel demeaned, over one standard deviation of all",
     }[contract.scaling]
+    return facts
+
+
+def _voxels(contract: VoxelContract) -> dict[str, str]:
+    facts = {"label image": contract.atlas, "labels": ", ".join(map(str, contract.labels))}
+    facts["voxels"] = (
+        f"{contract.n_voxels or 'as many as there are'}, by label and then by index, filled up to "
+        f"whole patches of {contract.patch}"
+    )
+    facts["window"] = f"the mean of a block of {contract.seconds:g} s"
+    facts["scaling"] = "one mean and one standard deviation of a run's voxels"
     return facts
 
 

@@ -88,7 +88,7 @@ def _pretrain(asked: argparse.Namespace) -> None:
     runs = find_runs(asked.derivatives, space=space, tasks=tasks, participants=labels)
     participants, material = _gather(asked, card, files, runs)
     plan = _plan(asked, len(participants) * (1 - settings.validation))
-    atlas = asked.atlas if card.contract.kind == "volume" else None
+    atlas = asked.atlas if card.contract.kind == "volume" else None  # of masks
     _tell(pretrain(material, start=start, settings=settings, plan=plan, out=asked.out, atlas=atlas))
 
 
@@ -134,15 +134,15 @@ def _start(asked: argparse.Namespace) -> tuple[Card, Start, InputFiles]:
     """Find and open what the training starts from."""
     from neurostorm_app.bids_app.verbs.train_cohort import are_phantoms
     from neurostorm_app.models import read_card
-    from neurostorm_app.models.card import ParcelContract
+    from neurostorm_app.models.card import VolumeContract
     from neurostorm_app.pipelines.inputs import InputFiles, find_inputs, find_parcellation
     from neurostorm_app.pipelines.train.material import draw_start, open_start
 
     card = read_card(asked.model)
     name = asked.name or asked.out.resolve().name
     demo = asked.demo or are_phantoms(asked.derivatives)
-    parcels = isinstance(card.contract, ParcelContract)
-    atlas = asked.atlas if parcels else None  # for volumes it is of masks
+    volumes = isinstance(card.contract, VolumeContract)
+    atlas = None if volumes else asked.atlas  # for volumes it is of masks
     if not getattr(asked, "from_scratch", False):
         files = find_inputs(
             card,
@@ -156,7 +156,7 @@ def _start(asked: argparse.Namespace) -> tuple[Card, Start, InputFiles]:
     if asked.config is not None:
         config = _read_config(asked.config)
     start = draw_start(card, name=name, seed=asked.seed or 0, config=config, demo=demo)
-    if isinstance(card.contract, ParcelContract):
+    if not isinstance(card.contract, VolumeContract):
         atlas = find_parcellation(card.contract, atlas, asked.weights_dir)
     return start.card, start, InputFiles(atlas=atlas, statistics=asked.statistics)
 
@@ -189,7 +189,7 @@ def _gather(
     dtype: Literal["float16", "float32"] = asked.cache_dtype or usual
     recipe = CacheRecipe(
         contract=card.contract,
-        atlas=files.atlas if card.contract.kind == "parcels" else None,
+        atlas=files.atlas if card.contract.kind != "volume" else None,
         options=InputOptions(statistics=files.statistics),
         dtype=dtype,
     )

@@ -65,7 +65,7 @@ def _add_data(parser: Any, *, many: bool) -> None:
 def _add_pretrain(parser: Any) -> None:
     parser.set_defaults(training="pretrain")
     group = parser.add_argument_group("what is learnt")
-    group.add_argument("--objective", choices=("mae", "contrastive"), default="mae")
+    group.add_argument("--objective", choices=("mae", "contrastive", "jepa"), default="mae")
     group.add_argument("--from-scratch", action="store_true", help="draw the first weights")
     told = "JSON of hyper-parameters under upstream's names, with --from-scratch"
     group.add_argument("--config", type=Path, metavar="FILE", help=told)

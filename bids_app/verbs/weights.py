@@ -184,7 +184,7 @@ def _hint(cards: list[AnyCard], weights_dir: Path) -> None:
     from neurostorm_app.models.card import AtlasCard
 
     needed = {c.contract.atlas for c in cards if not isinstance(c, AtlasCard)
-              and c.contract.kind == "parcels"}  # fmt: skip
+              and c.contract.kind != "volume"}  # fmt: skip
     for name in sorted(needed & set(list_atlases())):
         if _place(_read(name), weights_dir)[1] is None:
             print(

@@ -24,7 +24,7 @@ from neurostorm_app.errors import (
     NoInputError,
     SeriesTooShortError,
 )
-from neurostorm_app.models.card import VolumeContract
+from neurostorm_app.models.card import VolumeContract, VoxelContract
 from neurostorm_app.models.lockfile import hash_file
 from neurostorm_app.pipelines.conform import conform_series
 from neurostorm_app.pipelines.conformance import Findings, place_volumes
@@ -32,6 +32,7 @@ from neurostorm_app.pipelines.image import read_volume
 from neurostorm_app.pipelines.normalize import measure_scale, scale_values
 from neurostorm_app.pipelines.prepare import naming
 from neurostorm_app.pipelines.prepare_parcels import prepare_parcels
+from neurostorm_app.pipelines.prepare_voxels import prepare_voxels
 from neurostorm_app.pipelines.series import find_brain, open_series
 from neurostorm_app.pipelines.stage import InputOptions
 from neurostorm_app.pipelines.train.cache_file import CachedRun, open_cached, write_cached
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from neurostorm_app.models.card import ParcelContract
+    from numpy.typing import NDArray
+
+    from neurostorm_app.models.card import Contract
     from neurostorm_app.pipelines.stage import StandardSeries
 
 __all__ = ["CacheRecipe", "CachedRun", "build_cache", "estimate_bytes"]
@@ -59,10 +62,10 @@ class CacheRecipe:
 
     Parameters
     ----------
-    contract : VolumeContract or ParcelContract
+    contract : VolumeContract, ParcelContract or VoxelContract
         What the model eats.
     atlas : Path or None
-        Label image, for a model that takes parcels.
+        Label image, for a model that takes parcels or voxels.
     options : InputOptions
         What the user changed; windows are not tiled here, so its clip policy has no meaning.
     dtype : {'float16', 'float32'}
@@ -70,20 +73,22 @@ class CacheRecipe:
         hundredth of the standard deviation of its fluctuations.
     """
 
-    contract: VolumeContract | ParcelContract
+    contract: Contract
     atlas: Path | None = None
     options: InputOptions = field(default_factory=InputOptions)
     dtype: Literal["float16", "float32"] = "float16"
 
     @property
     def window(self) -> int:
-        """Volumes of a window.
+        """Volumes of a window; of voxels, one block.
 
         Raises
         ------
         DataError
             If the model takes whole runs.
         """
+        if isinstance(self.contract, VoxelContract):
+            return 1
         if self.contract.window is None:
             raise DataError(
                 "the model takes whole runs, so there are no windows to train on",
@@ -182,14 +187,19 @@ def estimate_bytes(runs: Iterable[StandardSeries], recipe: CacheRecipe) -> int:
     for run in runs:
         try:
             series = open_series(run.bold)
-            n_volumes = len(place_volumes(series.n_volumes, run, contract.tr, Findings()))
+            keep = contract.tr_range if isinstance(contract, VolumeContract) else None
+            n_volumes = len(
+                place_volumes(series.n_volumes, run, contract.tr, Findings(), keep=keep)
+            )
             total += n_volumes * item * _count_values(run, contract)
         except AppError as error:
             log.debug("%s: not counted: %s", run.name, error)
     return total
 
 
-def _count_values(run: StandardSeries, contract: VolumeContract | ParcelContract) -> int:
+def _count_values(run: StandardSeries, contract: Contract) -> int:
+    if isinstance(contract, VoxelContract):
+        return contract.padded(contract.n_voxels or 10_000)
     if not isinstance(contract, VolumeContract):
         return contract.n_parcels or 500
     n_voxels = int(np.prod(contract.grid.shape))
@@ -228,7 +238,10 @@ def _cache_run(run: StandardSeries, recipe: CacheRecipe, key: str, folder: Path)
     if isinstance(recipe.contract, VolumeContract):
         _cache_volumes(run, recipe.contract, header, path)
     else:
-        _cache_parcels(run, recipe, header, path)
+        rows = _read_rows(run, recipe, header)
+        header |= {"shape": rows.shape[1:], "n_values": rows.shape[1]}
+        header |= {"n_volumes": len(rows), "background": 0.0}
+        write_cached(path, header, np.empty(0, dtype=np.int32), rows)
     return open_cached(path)
 
 
@@ -241,7 +254,7 @@ def _cache_volumes(
     conformed, _ = conform_series(series, run, contract, brain=brain, room=ROOM)
     _check_length(run, conformed.n_volumes, contract.window)
     with naming(run.bold):
-        scale = measure_scale(conformed.values())
+        scale = measure_scale(conformed.values(), background=contract.background)
     places = np.flatnonzero(conformed.mask).astype(np.int32)
     header |= {"shape": conformed.mask.shape, "n_volumes": conformed.n_volumes}
     header |= {"n_values": len(places), "background": scale.background}
@@ -249,24 +262,26 @@ def _cache_volumes(
     write_cached(path, header, places, rows)
 
 
-def _cache_parcels(
-    run: StandardSeries, recipe: CacheRecipe, header: dict[str, Any], path: Path
-) -> None:
-    """Keep the scaled series of a run's parcels."""
-    if recipe.atlas is None or isinstance(recipe.contract, VolumeContract):
+def _read_rows(
+    run: StandardSeries, recipe: CacheRecipe, header: dict[str, Any]
+) -> NDArray[np.float32]:
+    """Read the scaled series of parcels, or of voxels, one row a volume or a block: (T, n)."""
+    contract = recipe.contract
+    if recipe.atlas is None or isinstance(contract, VolumeContract):
         raise DataError(
             f"{run.bold}: no parcellation was given to make its parcels from",
             fix="give the label image of the model",
         )
-    whole = recipe.contract.model_copy(update={"window": None})
+    if isinstance(contract, VoxelContract):
+        blocks = prepare_voxels(run, contract, recipe.atlas, recipe.options).windows
+        return np.concatenate(list(blocks))
+    whole = contract.model_copy(update={"window": None})
     prepared = prepare_parcels(run, whole, recipe.atlas, recipe.options)
     (parcels,) = prepared.windows
     _check_length(run, parcels.shape[1], recipe.window)
-    header |= {"shape": parcels.shape[:1], "n_values": parcels.shape[0]}
-    header |= {"n_volumes": parcels.shape[1], "background": 0.0}
     if prepared.xyz is not None:
         header["xyz"] = prepared.xyz.tolist()
-    write_cached(path, header, np.empty(0, dtype=np.int32), parcels.T)
+    return parcels.T
 
 
 def _check_length(run: StandardSeries, n_volumes: int, window: int) -> None:

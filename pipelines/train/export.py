@@ -21,7 +21,10 @@ from neurostorm_app.models.adapters import Tuned, export_config, export_head, ex
 from neurostorm_app.models.autoencoder import NeuroStormMae
 from neurostorm_app.models.card import Card, Output
 from neurostorm_app.models.lockfile import hash_file
+from neurostorm_app.models.mind_vis import MindVis
 from neurostorm_app.models.neurostorm import NeuroStorm
+from neurostorm_app.models.slim_brain import SlimBrain
+from neurostorm_app.models.slim_brain_mae import SlimBrainMae
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -198,6 +201,12 @@ def _describe(
         architecture = "neurostorm-mae" if mae else "neurostorm"
         layout = "2025" if mae and network.mask_token is None else "2026-05"
         width = network.config.stage(len(network.config.depths) - 1)[0]
+    if isinstance(network, SlimBrain):
+        mae = isinstance(network, SlimBrainMae)
+        architecture = "slim-brain-mae" if mae else "slim-brain"
+        width = network.config.width
+    if isinstance(network, MindVis):
+        architecture, width = "mind-vis", network.config.embed_dim
     done = _tell(start, outcome, facts)
     limits = [done, _judge(outcome, facts)]
     if facts["what"] == "tune":
@@ -209,6 +218,17 @@ def _describe(
         limits.append(
             f"The head is in {HEAD}: weights of BrainLM have no place for it, and the app does not "
             "apply it."
+        )
+    if isinstance(network, SlimBrain):
+        limits.append(
+            "Pre-trained by an objective of this app, masked units or latent space: decoder or "
+            "predictor, loss and schedule are ours. It is no SLIM-Brain of the paper, whatever its "
+            "encoder's shape."
+        )
+    if isinstance(network, MindVis):
+        limits.append(
+            "Experimental: a masked autoencoder of voxels, of MinD-Vis's kind, trained by its "
+            "user. It decodes no pictures, and was told of none."
         )
     if not start.scratch:
         limits += [f"Of {base.name}, from which it started: {limit}" for limit in base.limits]

@@ -12,6 +12,9 @@ from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.models.autoencoder import NeuroStormMae
 from neurostorm_app.models.brainlm_face import BrainLm
 from neurostorm_app.models.masking import name_regions
+from neurostorm_app.models.mind_vis import MindVis
+from neurostorm_app.models.slim_brain import SlimBrain
+from neurostorm_app.models.slim_brain_mae import SlimBrainMae
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume
 from neurostorm_app.pipelines.resample import resample_volume
@@ -34,7 +37,7 @@ class Pretraining:
 
     Parameters
     ----------
-    objective : {'mae', 'contrastive'}
+    objective : {'mae', 'contrastive', 'jepa'}
         See the module.
     spatial_mask, time_mask, mask_ratio : str, str, float
         Instead of those of the weights' configuration.
@@ -57,7 +60,7 @@ class Pretraining:
         If nothing, or all, would be hidden, or nobody looked at.
     """
 
-    objective: Literal["mae", "contrastive"] = "mae"
+    objective: Literal["mae", "contrastive", "jepa"] = "mae"
     spatial_mask: Literal["window", "random", "atlas"] | None = None
     time_mask: Literal["random", "tube"] | None = None
     mask_ratio: float | None = None
@@ -82,8 +85,8 @@ class Pretraining:
 
 
 def with_masks(
-    start: Start, settings: Pretraining, atlas: Path | None = None
-) -> NeuroStormMae | BrainLm:
+    start: Start, settings: Pretraining, atlas: Path | None = None, *, seed: int = 0
+) -> NeuroStormMae | BrainLm | SlimBrainMae | MindVis:
     """Give the network of a start the masks that are asked for.
 
     Parameters
@@ -94,10 +97,12 @@ def with_masks(
         Scheme and ratio; None leaves those of the weights.
     atlas : Path, optional
         Label image, for atlas masks.
+    seed : int
+        Of a decoder that is drawn, where weights are of an encoder alone (SLIM-Brain).
 
     Returns
     -------
-    NeuroStormMae or BrainLm
+    NeuroStormMae, BrainLm, SlimBrainMae or MindVis
         Ready to guess.
 
     Raises
@@ -109,14 +114,16 @@ def with_masks(
     asked: dict[str, Any] = {
         name: getattr(settings, name) for name in names if getattr(settings, name) is not None
     }
-    if isinstance(model, BrainLm) and model.can_reconstruct:
+    if isinstance(model, SlimBrain):
+        return _with_units(model, asked, atlas, seed=seed)
+    if isinstance(model, BrainLm | MindVis) and model.can_reconstruct:
         if asked.keys() - {"mask_ratio"}:
+            family = "BrainLM" if isinstance(model, BrainLm) else "MinD-Vis"
             raise UsageError(
-                "BrainLM hides single tokens; it knows no spatial_mask and no time_mask",
+                f"{family} hides single tokens; it knows no spatial_mask and no time_mask",
                 fix="leave --spatial-mask and --time-mask out",
             )
-        model.config = replace(model.config, **asked)
-        return model
+        return _with_tokens(model, asked)
     if not isinstance(model, NeuroStormMae):
         raise UsageError(
             f"{start.card.name} has no decoder, so it cannot guess what is hidden",
@@ -138,6 +145,30 @@ def with_masks(
     if regions is not None:
         state["atlas_map"] = regions
     network.load_state_dict(state)
+    return network
+
+
+def _with_tokens(model: BrainLm | MindVis, asked: dict[str, Any]) -> BrainLm | MindVis:
+    """Let a BrainLM or a MinD-Vis hide another share of its tokens."""
+    if isinstance(model, BrainLm):
+        model.config = replace(model.config, **asked)
+        return model
+    model.config = replace(model.config, **asked)
+    model.config.check()  # of few tokens a large share leaves none that is seen
+    return model
+
+
+def _with_units(
+    model: SlimBrain, asked: dict[str, Any], atlas: Path | None, *, seed: int
+) -> SlimBrainMae:
+    """Let a SLIM-Brain hide mask units; an encoder gets a decoder that is drawn."""
+    if asked.keys() - {"mask_ratio"} or atlas is not None:
+        raise UsageError(
+            "SLIM-Brain hides whole mask units; it knows no spatial_mask, time_mask or atlas",
+            fix="leave --spatial-mask, --time-mask and --atlas out",
+        )
+    network = model if isinstance(model, SlimBrainMae) else SlimBrainMae.around(model, seed=seed)
+    network.config = replace(network.config, **asked)
     return network
 
 

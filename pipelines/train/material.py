@@ -195,11 +195,19 @@ def _build(card: Card, config: Mapping[str, Any], seed: int) -> nn.Module:
     from neurostorm_app.models.autoencoder import NeuroStormMae
     from neurostorm_app.models.brainlm_files import NativeConfig
     from neurostorm_app.models.brainlm_native import BrainLmNative
+    from neurostorm_app.models.mind_vis import MindVis
+    from neurostorm_app.models.mind_vis_files import MindVisConfig
     from neurostorm_app.models.neurostorm_files import Config
+    from neurostorm_app.models.slim_brain_files import SlimConfig
+    from neurostorm_app.models.slim_brain_mae import SlimBrainMae
     from neurostorm_app.pipelines.train.first_values import draw_plain_values
 
     if card.architecture.startswith("neurostorm"):
         return NeuroStormMae(Config.of(config))
+    if card.architecture.startswith("slim-brain"):
+        return SlimBrainMae(SlimConfig.of(config))
+    if card.architecture == "mind-vis":
+        return MindVis(MindVisConfig.of(config))
     if card.architecture == "brainlm" and "timepoint_patching_size" in config:
         window = card.contract.window or 1
         network = BrainLmNative(
@@ -209,7 +217,8 @@ def _build(card: Card, config: Mapping[str, Any], seed: int) -> nn.Module:
         return network
     raise UsageError(
         f"{card.name} cannot be trained from scratch here",
-        fix="choose a NeuroSTORM, or a BrainLM of the native family, such as brainlm-demo",
+        fix="choose a NeuroSTORM, slim-brain, mind-vis, or a BrainLM of the native family, such as "
+        "brainlm-demo",
     )
 
 

@@ -1,8 +1,9 @@
 """Pre-training: guess what is hidden, or tell a participant's other window from those of others.
 
 ``mae`` hides a part of a window by one of the five schemes of NeuroSTORM (upstream's loss breaks
-for its two tube schemes; here they train), or tokens of BrainLM, and asks for it. ``contrastive``
-is SwiFT's objective on NeuroSTORM's encoder, in its two kinds.
+for its two tube schemes; here they train), tokens of BrainLM, or mask units of SLIM-Brain, and asks
+for it; SLIM-Brain's decoder is ours, and so is what it learns by it. ``contrastive`` is SwiFT's
+objective on NeuroSTORM's encoder, in its two kinds, and ``jepa`` one of ours on SLIM-Brain's.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch
 
 from neurostorm_app.errors import UsageError
 from neurostorm_app.models.autoencoder import NeuroStormMae
-from neurostorm_app.models.brainlm_face import BrainLm
 from neurostorm_app.models.lockfile import hash_file
+from neurostorm_app.models.mind_vis import MindVis
 from neurostorm_app.models.neurostorm import NeuroStorm
 from neurostorm_app.models.redundancy_dropout import Redundancy
 from neurostorm_app.pipelines.train.batches import Draw, Rounds, draw_window, tile_run
@@ -30,8 +31,11 @@ from neurostorm_app.pipelines.train.task import Task
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from neurostorm_app.models.brainlm_face import BrainLm
+    from neurostorm_app.models.slim_brain_jepa import SlimBrainJepa
+    from neurostorm_app.models.slim_brain_mae import SlimBrainMae
     from neurostorm_app.pipelines.train.material import Material, Start
     from neurostorm_app.pipelines.train.settings import Plan
 
@@ -43,7 +47,7 @@ class MaskedGuess(Task):
 
     Parameters
     ----------
-    model : NeuroStormMae or BrainLm
+    model : NeuroStormMae, BrainLm, SlimBrainMae, SlimBrainJepa or MindVis
         What learns.
     material : Material
         The runs.
@@ -55,7 +59,7 @@ class MaskedGuess(Task):
 
     def __init__(
         self,
-        model: NeuroStormMae | BrainLm,
+        model: NeuroStormMae | BrainLm | SlimBrainMae | SlimBrainJepa | MindVis,
         material: Material,
         settings: Pretraining,
         *,
@@ -71,11 +75,17 @@ class MaskedGuess(Task):
         if settings.redundancy != "none":
             if not isinstance(model, NeuroStormMae):
                 raise UsageError(
-                    "redundancy dropout acts on NeuroSTORM's blocks; BrainLM has none",
+                    f"redundancy dropout acts on NeuroSTORM's blocks; {type(model).__name__} has "
+                    "none",
                     fix="leave --redundancy out",
                 )
             variant = Redundancy(variant=settings.redundancy, strength=settings.strength)
             model.drop_redundancy(variant, seed=seed)
+
+    @property
+    def learnt(self) -> nn.Module:
+        """What becomes a model."""
+        return self.model
 
     def load(self, draw: Draw) -> list[Tensor]:
         """Read a window of each participant whose turn it is."""
@@ -92,7 +102,7 @@ class MaskedGuess(Task):
         """Hide, and compare the guess with what was there."""
         x, *xyz = (part.to(next(self.parameters()).device) for part in loaded)
         generator = draw.generator("mask")
-        if isinstance(self.model, BrainLm):
+        if not isinstance(self.model, NeuroStormMae):
             return self._loss(x, xyz, generator)
         active = self.model.redundancy
         if active is not None:
@@ -105,7 +115,11 @@ class MaskedGuess(Task):
     def _loss(self, x: Tensor, xyz: list[Tensor], generator: torch.Generator) -> Tensor:
         if isinstance(self.model, NeuroStormMae):
             return self.model.reconstruct(x, self.model.draw_mask(x, generator=generator)).loss
-        return self.model.masked_error(x, *xyz, generator=generator).mean()
+        model: Any = self.model
+        if isinstance(model, MindVis):
+            x = x.transpose(1, 2)  # kept as values of one block, (B, V, 1); it takes rows
+        error: Tensor = model.masked_error(x, *xyz, generator=generator)
+        return error.mean()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -172,9 +186,14 @@ def pretrain(
     """
     task: MaskedGuess | Contrastive
     if settings.objective == "mae":
-        model = with_masks(start, settings, atlas)
+        model = with_masks(start, settings, atlas, seed=plan.seed)
         task = MaskedGuess(model, material, settings, seed=plan.seed)
         error = "masked reconstruction, mean squared error"
+    elif settings.objective == "jepa":
+        from neurostorm_app.pipelines.train.latent import LatentGuess
+
+        task = LatentGuess(start, material, settings, plan)
+        error = "prediction in latent space, smooth L1"
     else:
         if not isinstance(start.model, NeuroStorm):
             raise UsageError(
@@ -193,7 +212,7 @@ def pretrain(
     outcome = train(task, plan, folder=out, identity=identity)
     return export_model(
         out,
-        task.model,
+        task.learnt if isinstance(task, MaskedGuess) else task.model,
         start=start,
         outcome=outcome,
         facts={

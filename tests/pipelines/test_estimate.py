@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from neurostorm_app.models import list_models, read_card
 from neurostorm_app.pipelines.estimate import (
     COSTS,
     RunFacts,
@@ -106,6 +107,29 @@ def test_echoes_and_field_maps_cost_more():
     assert "coregister" not in names
 
 
+def test_echoes_are_combined_before_confounds_are_taken():
+    one, three = (
+        next(step for step in run_of(facts(n_echoes=n)).steps if step.name == "confounds")
+        for n in (1, 3)
+    )
+    assert three.memory == one.memory
+    assert three.seconds > one.seconds + 1
+
+
+@pytest.mark.parametrize("name", ["coregister", "straight"])
+def test_places_of_several_runs_are_found_beside_their_outputs_though_none_has_confounds(name):
+    run = Need(steps=(Step(name, 1900 * MIB, 1.0), Step("resample", 1000 * MIB, 1.0)))
+    assert run.memory(2) == (350 + 1600) * MIB
+    assert (run + run).memory(2) == (350 + 2 * 1600) * MIB
+
+
+def test_grids_of_the_anatomy_are_made_side_by_side():
+    grids = Need(steps=(Step("standard", 1100 * MIB, 1.0),) * 3)
+    assert grids.memory(1) == 1100 * MIB
+    assert grids.memory(2) == (350 + 2 * 800) * MIB
+    assert grids.memory(8) == (350 + 3 * 800) * MIB
+
+
 def test_several_processes_take_what_runs_side_by_side():
     sizes = {"brain": 1500, "normalize": 2000, "motion": 900, "coregister": 1900, "confounds": 1800}
     steps = tuple(Step(name, size * MIB, 1.0) for name, size in sizes.items())
@@ -153,3 +177,13 @@ def test_every_cost_is_positive():
     for name, cost in COSTS.items():
         assert cost.mib >= 300, name
         assert cost.seconds >= 0, name
+
+
+def test_what_each_of_our_networks_takes_is_told_and_nothing_of_others():
+    for name in list_models():
+        architecture = read_card(name).architecture
+        step = estimate_embedding(architecture, n_windows=1, window=1000, read=0, kept=0)
+        assert step.memory > 0, name
+        assert step.seconds > 0, name
+    with pytest.raises(KeyError, match="nobody"):
+        estimate_embedding("nobody", n_windows=1, window=1000, read=0, kept=0)

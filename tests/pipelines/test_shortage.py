@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from neurostorm_app.errors import CannotCreateError, InputOutputError, TemporaryError
-from neurostorm_app.pipelines.shortage import as_shortage, disk_full, error_number, read_shortage
+from neurostorm_app.pipelines.shortage import (
+    as_shortage,
+    disk_full,
+    error_number,
+    naming_file,
+    read_shortage,
+)
 
 HDF5 = "Unable to write (file write failed: errno = 28, error message = 'No space left on device')"
 NIPYPE = (
@@ -76,3 +83,13 @@ def test_numbers_are_read_from_words():
 
 def test_a_full_disk_without_a_name_is_told_too():
     assert disk_full(None).what == "a file: No space left on device"
+
+
+@pytest.mark.parametrize("name", [None, "/out/.part-0123-4567-x.part", b"/out/.part-0-1-x.part"])
+def test_an_error_names_the_file_that_was_to_be_not_what_it_is_called_meanwhile(name):
+    with pytest.raises(OSError, match="No space") as caught, naming_file(Path("/out/bold.nii")):
+        raise OSError(errno.ENOSPC, "No space left", name)
+    assert caught.value.filename == "/out/bold.nii"
+    with pytest.raises(OSError, match="No such") as caught, naming_file(Path("/out/bold.nii")):
+        raise OSError(errno.ENOENT, "No such file", "/in/t1w.nii")
+    assert caught.value.filename == "/in/t1w.nii"
