@@ -139,7 +139,7 @@ def count_t1w(shape: Sequence[int], zooms: Sequence[float]) -> int:
     Examples
     --------
     >>> count_t1w((274, 384, 384), (0.7, 0.667, 0.667))
-    12582504
+    12582378
     """
     return round(math.prod(n * min(zoom, 1.0) for n, zoom in zip(shape, zooms, strict=True)))
 

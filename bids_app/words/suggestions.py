@@ -56,8 +56,8 @@ def suggest_value(value: object, message: str) -> str:
 
     Examples
     --------
-    >>> suggest_value("fp15", "Input should be 'fp32', 'tf32' or 'bf16'")
-    'did you mean fp32 or bf16?'
+    >>> suggest_value("fp23", "Input should be 'fp32', 'tf32' or 'bf16'")
+    'did you mean fp32?'
     >>> suggest_value("cuad", r"String should match pattern '^(auto|cpu|cuda(:\d+)?)$'")
     'did you mean cuda?'
     """
