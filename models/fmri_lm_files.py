@@ -11,12 +11,11 @@ fMRI-LM, arXiv 2511.21760; yuxiangwei0808/fMRI-LM at 037dcf9.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import TypeAdapter, ValidationError
-
 from neurostorm_app.errors import WrongWeightsError
+from neurostorm_app.models.hyper_parameters import pick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,21 +88,7 @@ class LmConfig:
         found = dict(config)
         if "size" in found:
             found = _named(found["size"]) | found
-        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in found]
-        if missing:
-            raise WrongWeightsError(
-                f"the configuration of fMRI-LM's tokenizer lacks {', '.join(missing)}", fix=_FIX
-            )
-        ours = {f.name: found[f.name] for f in fields(cls) if f.name in found}
-        try:
-            made = TypeAdapter(cls).validate_python(ours)
-        except ValidationError as why:
-            first = why.errors()[0]
-            raise WrongWeightsError(
-                f"the configuration of fMRI-LM's tokenizer says {first['loc'][0]}: "
-                f"{first['input']!r}; {first['msg']}",
-                fix=_FIX,
-            ) from why
+        made = pick(cls, found, what="fMRI-LM's tokenizer", fix=_FIX)
         made.check()
         return made
 

@@ -12,12 +12,11 @@ Chen et al., "Seeing Beyond the Brain", CVPR 2023; zjc062/mind-vis at 08d5386.
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from neurostorm_app.errors import WrongWeightsError
+from neurostorm_app.models.hyper_parameters import pick
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,21 +97,7 @@ class MindVisConfig:
             found["num_voxels"] = config["num_voxels"]
         if found.get("decoder_depth") == 0:
             found["decoder_num_heads"] = 1
-        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in found]
-        if missing:
-            raise WrongWeightsError(
-                f"the configuration of MinD-Vis lacks {', '.join(missing)}", fix=_FIX
-            )
-        ours = {f.name: found[f.name] for f in fields(cls) if f.name in found}
-        try:
-            made = TypeAdapter(cls).validate_python(ours)
-        except ValidationError as why:
-            first = why.errors()[0]
-            raise WrongWeightsError(
-                f"the configuration of MinD-Vis says {first['loc'][0]}: {first['input']!r}; "
-                f"{first['msg']}",
-                fix=_FIX,
-            ) from why
+        made = pick(cls, found, what="MinD-Vis", fix=_FIX)
         made.check()
         return made
 

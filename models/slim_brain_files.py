@@ -11,13 +11,12 @@ OneMore1/SLIM-Brain2026 at 1dc91eb; Ryali et al., "Hiera", arXiv 2306.00989.
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
-
 from neurostorm_app.errors import WrongWeightsError
+from neurostorm_app.models.hyper_parameters import pick
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,21 +98,7 @@ class SlimConfig:
                     f"{found['img_size']} (time last): these are two different windows",
                     fix="give one of the two",
                 )
-        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in found]
-        if missing:
-            raise WrongWeightsError(
-                f"the configuration of SLIM-Brain lacks {', '.join(missing)}", fix=_FIX
-            )
-        ours = {f.name: found[f.name] for f in fields(cls) if f.name in found}
-        try:
-            made = TypeAdapter(cls).validate_python(ours)
-        except ValidationError as why:
-            first = why.errors()[0]
-            raise WrongWeightsError(
-                f"the configuration of SLIM-Brain says {first['loc'][0]}: {first['input']!r}; "
-                f"{first['msg']}",
-                fix=_FIX,
-            ) from why
+        made = pick(cls, found, what="SLIM-Brain", fix=_FIX)
         made.check()
         made.check_fixed(found)
         return made
