@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as fn
+
+from neurostorm_app.models.transformer import Attention, Mlp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,33 +20,6 @@ EPS = 1e-6
 """Of all norms."""
 
 
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Let tokens (B, N, D) look at each other."""
-        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = fn.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.proj(seen.transpose(1, 2).flatten(2))
-        return out
-
-
-class _Mlp(nn.Module):
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, inner)
-        self.fc2 = nn.Linear(inner, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., D) to itself."""
-        out: Tensor = self.fc2(fn.gelu(self.fc1(x)))
-        return out
-
-
 class _Block(nn.Module):
     """A layer; in training, either half is left out for a share of the samples."""
 
@@ -53,9 +27,9 @@ class _Block(nn.Module):
         super().__init__()
         self.drop = drop
         self.norm1 = nn.LayerNorm(config.width, eps=EPS)
-        self.attn = _Attention(config.width, config.heads)
+        self.attn = Attention(config.width, config.heads)
         self.norm2 = nn.LayerNorm(config.width, eps=EPS)
-        self.mlp = _Mlp(config.width, round(config.width * config.mlp_ratio))
+        self.mlp = Mlp(config.width, round(config.width * config.mlp_ratio))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, N, D) to tokens."""

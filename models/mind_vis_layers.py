@@ -6,39 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+
+from neurostorm_app.models.transformer import Attention, Mlp
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["Block", "PatchEmbed", "make_positions"]
-
-
-class _Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend over all tokens (B, n, C)."""
-        parts = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
-        out: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
-        return out
-
-
-class _Mlp(nn.Module):
-    def __init__(self, width: int, ratio: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, round(width * ratio))
-        self.fc2 = nn.Linear(round(width * ratio), width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Widen, bend, narrow."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
 
 
 class Block(nn.Module):
@@ -55,9 +29,9 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, *, ratio: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attn = _Attention(width, heads)
+        self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = _Mlp(width, ratio)
+        self.mlp = Mlp(width, round(width * ratio))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, n, C) to tokens."""

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from neurostorm_app.models.transformer import Mlp
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -76,18 +78,6 @@ class _Attention(nn.Module):
         return out
 
 
-class _Mlp(nn.Module):
-    def __init__(self, width: int, ratio: float) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, int(width * ratio))
-        self.fc2 = nn.Linear(int(width * ratio), width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Widen, bend, narrow."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
 class SlimBlock(nn.Module):
     """Attention and a multilayer perceptron, both behind a norm.
 
@@ -108,7 +98,7 @@ class SlimBlock(nn.Module):
         self.norm1 = nn.LayerNorm(shape.width_in, eps=EPS)
         self.attn = _Attention(shape, stride)
         self.norm2 = nn.LayerNorm(shape.width, eps=EPS)
-        self.mlp = _Mlp(shape.width, mlp_ratio)
+        self.mlp = Mlp(shape.width, int(shape.width * mlp_ratio))
         self.proj = nn.Linear(shape.width_in, shape.width) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
