@@ -123,6 +123,21 @@ def work(out: Path, kind: str):
     return process, [int(word) for word in process.stdout.readline().split()]
 
 
+def computing(out: Path):
+    """Start a call that computes, and wait until no Python of it runs any more."""
+    process, pids = work(out, "computes")
+    begin = busy(pids[0])
+    while busy(pids[0]) < begin + 0.3:
+        time.sleep(0.02)
+    return process, pids
+
+
+def busy(pid: int) -> float:
+    """Tell the seconds for which a process has computed."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(words[11]) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_call_that_is_told_to_end_ends_with_75_and_leaves_nothing(tmp_path, signum):
     process, _ = work(tmp_path, "waits")
@@ -155,7 +170,7 @@ def test_a_signal_that_a_launcher_passes_on_too_is_one(tmp_path):
 
 
 def test_a_second_ctrl_c_after_a_while_ends_work_that_does_not_listen(tmp_path):
-    process, _ = work(tmp_path, "computes")
+    process, _ = computing(tmp_path)
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     time.sleep(1.3)
