@@ -48,5 +48,5 @@ check_image() {
     test -s "$folder/out/group.html"
     echo "==> the template and the weights that were baked were used"
     grep -rhoE '"[^"]*TemplateFlow[^"]*"' "$folder/out" --include='*.json' | sort | uniq -c
-    grep -rhoE '/opt/weights/[^" ]*' "$folder/out" --include='*.json' | sort | uniq -c
+    in_image neurostorm-tools weights list | grep -F /opt/weights/
 }
