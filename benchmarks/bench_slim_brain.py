@@ -19,6 +19,8 @@ LINES = {
     "slim-brain": "all 135 mask units, 8 at a time",
     "slim-brain at once": "all 135 mask units folded into one batch",
     "slim-brain 40 units": "40 mask units, the others deleted",
+    "slim-brain patches": "patches of the brain alone",
+    "slim-brain bf16": "all 135 mask units, products in bf16",
     "neurostorm": "two windows of 20 volumes, one after the other",
 }
 
@@ -36,10 +38,12 @@ def make_clip(n_volumes: int):
 def make_work(line: str):
     import torch
 
-    from neurostorm_app.models import create_model, slim_brain
+    from neurostorm_app.models import create_model, read_card, slim_brain
 
     name = line.split(maxsplit=1)[0]
-    model = create_model(f"{name}-untrained")
+    card = read_card(f"{name}-untrained")
+    more = {"empty_units": "patches"} if line.endswith("patches") else {}
+    model = create_model(card, config={**card.config, **more})
     clip = make_clip(40)
     if name == "neurostorm":
         return lambda: [model.embed(part) for part in clip.split(20, dim=-1)]
@@ -55,10 +59,12 @@ def make_work(line: str):
 def measure(line: str) -> dict[str, float]:
     import torch
 
+    from neurostorm_app.pipelines.computing import arithmetic
+
     work = make_work(line)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     wall, cpu = time.perf_counter(), time.process_time()
-    with torch.inference_mode():
+    with torch.inference_mode(), arithmetic("cpu", "bf16" if "bf16" in line else "fp32"):
         work()
     return {
         "wall": time.perf_counter() - wall,

@@ -249,6 +249,7 @@ def _load_model(files: ModelFiles, settings: Settings, plan: Plan) -> Embed:
             parity=science.parity,
             statistics=files.statistics,
             gain=science.input_gain,
+            max_windows=science.max_windows,
         ),
     )
 

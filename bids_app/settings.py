@@ -106,6 +106,11 @@ def build_settings(
     execution = settings.execution
     _ = settings.science.spaces, execution.memory, execution.part, execution.loudness
     _check_group_options(settings, options)
+    if settings.science.parity == "upstream" and settings.science.max_windows is not None:
+        raise UsageError(
+            "--max-windows with --parity upstream: upstream embeds the windows it tiles",
+            fix="leave one of them out",
+        )
     if settings.science.strategies and not (settings.runs_models and settings.science.has_standard):
         raise UsageError(
             "--denoise takes series in a standard space, and the other options leave those out",

@@ -23,7 +23,7 @@ from neurostorm_app.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Augmentation", "augment_windows"]
+__all__ = ["Augmentation", "augment_windows", "mix_rows"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +105,27 @@ def augment_windows(
         noise = torch.randn(volumes.shape, generator=generator) * noisy * settings.noise
         volumes = volumes + noise.to(x)
     return volumes.reshape(b, c, t, *space).movedim(2, -1)
+
+
+def mix_rows(x: Tensor, *, share: float, generator: torch.Generator) -> Tensor:
+    """Mix each row of a batch with another, as MinD-Vis makes further rows of voxels.
+
+    Parameters
+    ----------
+    x : Tensor, shape (B, ...)
+        Rows of voxels.
+    share : float
+        Of the other row, from 0 to 1.
+    generator : torch.Generator
+        Draws which row goes with which, on the CPU.
+
+    Returns
+    -------
+    Tensor, shape (B, ...)
+        ``(1 - share) * row + share * other``; a row may be drawn to go with itself.
+    """
+    others = torch.randperm(len(x), generator=generator).to(x.device)
+    return x.lerp(x[others], share)
 
 
 def _draw_affine(generator: torch.Generator, settings: Augmentation) -> Tensor:

@@ -27,6 +27,7 @@ from neurostorm_app.models.slim_brain_layers import (
     SlimBlock,
     cut_units,
 )
+from neurostorm_app.models.slim_brain_patches import encode_brain
 from neurostorm_app.models.weights import load_strictly
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class SlimBrain(nn.Module):
             Scaled series on the grid of the model's contract; exactly 0 is not brain.
         keep : Tensor of bool, shape (B, n_units), optional
             Mask units that are looked at, in C order over T, X, Y and Z. By default all, or, with
-            ``empty_units: delete`` in the configuration, those that hold some brain.
+            ``empty_units: delete`` in the configuration, those that hold some brain; with
+            ``empty_units: patches`` only their patches with brain, see `slim_brain_patches`.
 
         Returns
         -------
@@ -91,6 +93,8 @@ class SlimBrain(nn.Module):
             deleted.
         """
         self.check_input(x)
+        if keep is None and self.config.empty_units == "patches":
+            return torch.cat([self._pool(encode_brain(self, window)) for window in x.split(1)])
         if keep is None and self.config.empty_units == "delete":
             keep = self.find_brain(x)
         if keep is None:
@@ -158,6 +162,25 @@ class SlimBrain(nn.Module):
         found: Tensor = units.any(dim=5).flatten(1)
         return found
 
+    def see_units(self, voxels: Tensor, window: Tensor, place: Tensor) -> Tensor:
+        """Give the tokens of the patches of mask units, before any block.
+
+        Parameters
+        ----------
+        voxels : Tensor, shape (B, T, X, Y, Z, t, x, y, z)
+            Of `cut_units`.
+        window, place : Tensor of int, shape (n,)
+            Which units of which windows.
+
+        Returns
+        -------
+        Tensor, shape (n, T, X, Y, Z, C)
+            With their positions.
+        """
+        t, i, j, k = torch.unravel_index(place.to(voxels.device), self.config.units)
+        tokens: Tensor = self.patch_embed(voxels[window, t, i, j, k])
+        return tokens + self._positions(t, i, j, k)
+
     def check_input(self, x: Tensor) -> None:
         """See that an array has the shape the network was made for.
 
@@ -176,16 +199,10 @@ class SlimBrain(nn.Module):
 
     def _encode_units(self, voxels: Tensor, window: Tensor, place: Tensor) -> Tensor:
         """Take units (n,) of windows (n,) through all blocks that look at one unit at a time."""
-        t, i, j, k = (index.to(voxels.device) for index in self._where(place))
-        tokens: Tensor = self.patch_embed(voxels[window, t, i, j, k])
-        tokens = tokens + self._positions(t, i, j, k)
+        tokens = self.see_units(voxels, window, place)
         for block in self.blocks[: self.n_windowed]:
             tokens = block(tokens)
         return tokens
-
-    def _where(self, place: Tensor) -> tuple[Tensor, ...]:
-        """Say where in the grid units of these numbers are, along T, X, Y and Z."""
-        return torch.unravel_index(place, self.config.units)
 
     def _positions(self, t: Tensor, i: Tensor, j: Tensor, k: Tensor) -> Tensor:
         """Add up where and when tokens of units are: (n, T, X, Y, Z, C)."""

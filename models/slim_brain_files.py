@@ -60,8 +60,8 @@ class SlimConfig:
     """The hyper-parameters that shape the network, under upstream's names, time first.
 
     Two are ours: `img_size` is upstream's ``input_size`` with time last, (X, Y, Z, T), as every
-    window of the app has it; `empty_units` says what becomes of mask units without brain. The last
-    four are of our own masked autoencoder.
+    window of the app has it; `empty_units` says what becomes of mask units without brain, or of
+    all patches without brain. The last four are of our own masked autoencoder.
     """
 
     img_size: Four
@@ -73,7 +73,7 @@ class SlimConfig:
     q_stride: Four
     mask_unit_size: Four
     mlp_ratio: float
-    empty_units: Literal["keep", "delete"] = "keep"
+    empty_units: Literal["keep", "delete", "patches"] = "keep"
     mask_ratio: float = 0.7
     guess_width: int = 128
     guess_depth: int = 2
@@ -191,6 +191,14 @@ class SlimConfig:
                 f"the share of hidden mask units is {self.mask_ratio}; expected more than 0, less "
                 "than 1",
                 fix="give a mask_ratio such as 0.7",
+            )
+
+    def check_whole_units(self) -> None:
+        """Refuse to hide mask units of which parts are deleted already."""
+        if self.empty_units == "patches":
+            raise WrongWeightsError(
+                "empty_units is patches: training hides mask units as wholes, and guesses wholes",
+                fix="train with empty_units: keep or delete; what is trained can embed by patches",
             )
 
     def check_fixed(self, found: Mapping[str, Any]) -> None:

@@ -52,6 +52,7 @@ class SlimBrainJepa(nn.Module):
     def __init__(self, encoder: SlimBrain, *, seed: int) -> None:
         super().__init__()
         config = self.config = encoder.config
+        config.check_whole_units()
         self.encoder = encoder
         self.target = _frozen(encoder)
         self.followed: Tensor

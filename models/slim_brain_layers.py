@@ -7,6 +7,7 @@ there attention takes the fused kernel, and any number of them can be computed a
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,11 +17,15 @@ from torch.nn import functional as F  # noqa: N812
 from neurostorm_app.models.transformer import Mlp
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from neurostorm_app.models.slim_brain_files import BlockShape, Four, SlimConfig
 
-__all__ = ["PatchEmbed", "SlimBlock", "cut_units", "paste_units"]
+    Pool = Callable[[Tensor], Tensor]
+
+__all__ = ["PatchEmbed", "SlimBlock", "cut_units", "paste_units", "pool_grid"]
 
 EPS = 1e-6
 """Of all layer norms."""
@@ -58,17 +63,16 @@ class PatchEmbed(nn.Module):
 
 
 class _Attention(nn.Module):
-    def __init__(self, shape: BlockShape, stride: Four) -> None:
+    def __init__(self, shape: BlockShape) -> None:
         super().__init__()
-        self.heads, self.stride = shape.heads, stride if shape.pools else None
+        self.heads = shape.heads
         self.qkv = nn.Linear(shape.width_in, 3 * shape.width)
         self.proj = nn.Linear(shape.width, shape.width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend over all axes between the first and the last."""
+    def forward(self, x: Tensor, pool: Pool | None) -> Tensor:
+        """Attend over all axes between the first and the last, with queries that are pooled."""
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        if self.stride is not None:
-            q = _pool(q, self.stride)
+        q = q if pool is None else pool(q)
         queries, keys, values = (
             part.reshape(len(x), -1, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
             for part in (q, k, v)
@@ -96,18 +100,20 @@ class SlimBlock(nn.Module):
         changes = shape.width_in != shape.width
         self.stride = stride if shape.pools else None
         self.norm1 = nn.LayerNorm(shape.width_in, eps=EPS)
-        self.attn = _Attention(shape, stride)
+        self.attn = _Attention(shape)
         self.norm2 = nn.LayerNorm(shape.width, eps=EPS)
         self.mlp = Mlp(shape.width, int(shape.width * mlp_ratio))
         self.proj = nn.Linear(shape.width_in, shape.width) if changes else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, pool: Pool | None = None) -> Tensor:
         """Map tokens to tokens.
 
         Parameters
         ----------
         x : Tensor, shape (N, T, X, Y, Z, C) or (B, n, C)
             Mask units, each for itself, or all tokens of windows.
+        pool : callable, optional
+            Pools tokens that lie on no whole grid, where the block pools.
 
         Returns
         -------
@@ -117,14 +123,17 @@ class SlimBlock(nn.Module):
         normed = self.norm1(x)
         # Where the width changes, what is carried past is taken behind the norm.
         past = x if self.proj is None else self.proj(normed)
-        if self.stride is not None:
-            past = _pool(past, self.stride)
-        x = past + self.attn(normed)
+        if self.stride is None:
+            pool = None
+        elif pool is None:
+            pool = partial(pool_grid, stride=self.stride)
+        past = past if pool is None else pool(past)
+        x = past + self.attn(normed, pool)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
-def _pool(x: Tensor, stride: Four) -> Tensor:
+def pool_grid(x: Tensor, stride: Four) -> Tensor:
     """Take the maximum over blocks of tokens (N, T, X, Y, Z, C)."""
     for axis, step in enumerate(stride, start=1):  # one by one: all at once takes 15 times longer
         sides = (*x.shape[:axis], x.shape[axis] // step, step, *x.shape[axis + 1 :])

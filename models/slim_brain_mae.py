@@ -108,6 +108,7 @@ class SlimBrainMae(SlimBrain):
     """
 
     def __init__(self, config: SlimConfig) -> None:
+        config.check_whole_units()
         super().__init__(config)
         self.guess = _Guesser(config)
 

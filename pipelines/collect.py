@@ -145,10 +145,12 @@ def _describe(prepared: Prepared) -> dict[str, Any]:
 
 def _policies(card: Card, options: InputOptions) -> dict[str, Any]:
     """Tell those options that have a meaning for a model."""
+    most: dict[str, Any] = {}
+    if options.max_windows is not None and card.contract.window is not None:
+        most = {"max_windows": options.max_windows}
     if isinstance(card.contract, VolumeContract):
-        most = {} if options.max_windows is None else {"max_windows": options.max_windows}
         return {"clip_policy": options.clip_policy, "parity": options.parity, **most}
     if isinstance(card.contract, VoxelContract) or card.contract.scaling == "none":
-        return {}
+        return most
     origin = "the run" if options.statistics is None else options.statistics.name
-    return {"statistics": origin, "gain": options.gain}
+    return {"statistics": origin, "gain": options.gain, **most}

@@ -21,7 +21,7 @@ from neurostorm_app.pipelines.parcel_places import place_parcels
 from neurostorm_app.pipelines.parcel_series import resample_parcels
 from neurostorm_app.pipelines.parcellate import read_labels
 from neurostorm_app.pipelines.prepare import Prepared, naming
-from neurostorm_app.pipelines.prepare_parcels import plan_windows
+from neurostorm_app.pipelines.prepare_parcels import keep_salient, plan_windows
 from neurostorm_app.pipelines.scale_parcels import scale_parcels
 from neurostorm_app.pipelines.series_table import read_series
 from neurostorm_app.pipelines.stage import StandardSeries
@@ -205,6 +205,7 @@ def prepare_table(
         parcels, contract, options, cohort=None, path=run.bold, findings=findings
     )
     rows = scaled.astype(np.float32)
+    starts = keep_salient(rows, starts, contract, options, findings=findings)
     return Prepared(
         windows=(rows[:, start : start + window] for start in starts),
         starts=starts,

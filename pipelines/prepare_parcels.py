@@ -12,6 +12,7 @@ from neurostorm_app.pipelines.conformance import Findings
 from neurostorm_app.pipelines.parcel_places import place_parcels
 from neurostorm_app.pipelines.parcel_series import open_run, read_parcels
 from neurostorm_app.pipelines.prepare import Prepared, naming
+from neurostorm_app.pipelines.salience import rank_windows
 from neurostorm_app.pipelines.scale_parcels import scale_parcels
 from neurostorm_app.pipelines.statistics_file import read_statistics
 from neurostorm_app.pipelines.tile import describe_windows, window_starts
@@ -19,11 +20,13 @@ from neurostorm_app.pipelines.tile import describe_windows, window_starts
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from neurostorm_app.models.card import ParcelContract
     from neurostorm_app.pipelines.scale_parcels import Statistics
     from neurostorm_app.pipelines.stage import InputOptions, StandardSeries
 
-__all__ = ["plan_windows", "prepare_parcels"]
+__all__ = ["keep_salient", "plan_windows", "prepare_parcels"]
 
 
 def prepare_parcels(
@@ -74,6 +77,7 @@ def prepare_parcels(
         parcels, contract, options, cohort=cohort, path=run.bold, findings=findings
     )
     rows = scaled.astype(np.float32)
+    starts = keep_salient(rows, starts, contract, options, findings=findings)
     return Prepared(
         windows=(rows[:, start : start + window] for start in starts),
         starts=starts,
@@ -136,6 +140,57 @@ def plan_windows(
     return starts, window
 
 
+def keep_salient(
+    rows: NDArray[np.float32],
+    starts: list[int],
+    contract: ParcelContract,
+    options: InputOptions,
+    *,
+    findings: Findings,
+) -> list[int]:
+    """Choose the salient windows of a run, where no more than some of them are wanted.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (V, T)
+        Scaled series of the parcels; rows of missing ones are 0 and count for nothing.
+    starts : list of int
+        First volume of each window, as of `plan_windows`.
+    contract : ParcelContract
+        Without windows there is nothing to choose.
+    options : InputOptions
+        How many are wanted.
+    findings : Findings
+        Is told.
+
+    Returns
+    -------
+    list of int
+        First volume of each window that is left, ascending.
+
+    Raises
+    ------
+    DataError
+        If volumes of a window, or parcels that vary, are too few to tell.
+    """
+    if options.max_windows is None or contract.window is None:
+        return starts
+    facts = findings.facts
+    window = facts["window"]
+    salience = rank_windows(rows, starts, window=window, most=options.max_windows)
+    chosen = [starts[i] for i in salience.chosen]
+    facts |= describe_windows(
+        chosen,
+        rows.shape[1],
+        window=window,
+        stride=facts["stride"],
+        policy="dense",
+        tr=facts["tr"],
+    )
+    facts["salience"] = salience.as_facts()
+    return chosen
+
+
 def _shorten(n_volumes: int, contract: ParcelContract, tr: float) -> int:
     """Give the longest whole number of patches that a run holds."""
     longest = n_volumes // contract.multiple * contract.multiple
@@ -155,6 +210,7 @@ def _note_options(contract: ParcelContract, options: InputOptions, findings: Fin
         "clip_policy": options.clip_policy if options.clip_policy != "dense" else None,
         "parity": options.parity if options.parity != "none" else None,
         "gain": options.gain if options.gain != 1 and contract.scaling == "none" else None,
+        "max_windows": options.max_windows if contract.window is None else None,
     }
     without = {name: value for name, value in unused.items() if value is not None}
     if without:

@@ -282,6 +282,7 @@ def _note_options(options: InputOptions, findings: Findings) -> None:
         "clip_policy": options.clip_policy if options.clip_policy != "dense" else None,
         "parity": options.parity if options.parity != "none" else None,
         "gain": options.gain if options.gain != 1 else None,
+        "max_windows": options.max_windows,
     }
     without = {name: value for name, value in unused.items() if value is not None}
     if without:

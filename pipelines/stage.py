@@ -163,8 +163,8 @@ class InputOptions:
     gain : float
         Factor on the scaled series of parcels.
     max_windows : int or None
-        Most windows of volumes that are embedded: those that tell most of the others
-        (`pipelines.salience`); None embeds all.
+        Most windows that are embedded, where a model has windows of several volumes: those that
+        tell most of the others (`pipelines.salience`); None embeds all.
     """
 
     clip_policy: Literal["dense", "upstream-eval"] = "dense"

@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from neurostorm_app.bids_app.settings import GROUPS, Flag
 from neurostorm_app.bids_app.words.boutiques import FILE, descriptor_text
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 
     from neurostorm_app.models.card import AtlasCard, Card, ParcelContract, VoxelContract
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+MEASURED = ROOT / "benchmarks" / "measured.json"
+"""What ``benchmarks/bench_models.py --write`` has measured."""
 
 
 def options_page() -> str:
@@ -66,6 +72,7 @@ def models_page() -> str:
         "looked for in `--weights-dir`, in the folder that the environment variable",
         "`NEUROSTORM_WEIGHTS` names, and in the package. `neurostorm-tools weights fetch` brings",
         "them there; it alone ever needs a network.",
+        *_systems(),
     ]
     for name in list_models():
         lines += _card(read_card(name))
@@ -73,6 +80,50 @@ def models_page() -> str:
     for name in list_atlases():
         lines += _atlas(read_atlas_card(name))
     return "\n".join(lines) + "\n"
+
+
+def _systems() -> Iterator[str]:
+    """Say what each system is, and what its networks take for one scan."""
+    systems = yaml.safe_load((ROOT / "scripts/systems.yaml").read_text(encoding="utf-8"))
+    known: dict[str, Any] = json.loads(MEASURED.read_text(encoding="utf-8"))
+    found = known["models"]
+    yield from ("", "## Side by side", "")
+    yield "| system | eats | released | works here | licence | CPU | peak memory |"
+    yield "|---|---|---|---|---|--:|--:|"
+    for system in systems:
+        lines = [found[line] for line in system["lines"][:1] if "cpu" in found.get(line, {})]
+        cost = f"{_seconds(lines[0])} | {lines[0]['peak_mib'] / 1024:.1f} GiB" if lines else " | "
+        words = (system[key] for key in ("name", "eats", "released", "works", "licence"))
+        yield f"| {' | '.join(words)} | {cost} |"
+    machine, threads = known["machine"], known["threads"]
+    yield from (
+        "",
+        "CPU and memory are those of the first network of each row, for one scan",
+        f"({known['scan']}), in one process of {threads} thread(s), on {machine}, by",
+        "`benchmarks/bench_models.py`: seconds of the cores for all windows of the scan, with",
+        "reading and, where a network guesses, the masked error of some windows; the largest",
+        "memory of the process. All networks on the same scan:",
+        "",
+    )
+    yield "| network | parameters | windows | CPU | CPU a window | peak memory |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for system in systems:
+        for line in system["lines"]:
+            if "cpu" in (one := found.get(line, {})):
+                values = (
+                    f"{one['parameters'] / 1e6:.1f} M",
+                    str(one["windows_of_the_run"]),
+                    _seconds(one),
+                    f"{one['cpu'] / one['windows']:.2f} s",
+                    f"{one['peak_mib'] / 1024:.2f} GiB",
+                )
+                yield f"| {line} | {' | '.join(values)} |"
+
+
+def _seconds(one: dict[str, Any]) -> str:
+    """Give the seconds of all windows of a scan; those that were left out cost the same."""
+    share = one["windows_of_the_run"] / one["windows"]
+    return f"{'about ' if share > 1 else ''}{one['cpu'] * share:.0f} s"
 
 
 def _card(card: Card) -> Iterator[str]:

@@ -35,6 +35,8 @@ class Recipe:
         As of the options.
     gain : float
         As of ``--input-gain``.
+    max_windows : int or None
+        As of ``--max-windows``.
     atlas, statistics : str or None
         SHA-256 of label image and statistics; None where there was none.
     of_tables : bool
@@ -49,6 +51,7 @@ class Recipe:
     clip_policy: str
     parity: str
     gain: float
+    max_windows: int | None
     atlas: str | None
     statistics: str | None
     of_tables: bool
@@ -73,6 +76,7 @@ class Recipe:
                 "clip_policy": self.clip_policy,
                 "parity": self.parity,
                 "input_gain": self.gain,
+                "max_windows": self.max_windows,
                 "derivatives": dict(self.links),
             }
         )

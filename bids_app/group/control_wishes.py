@@ -127,6 +127,7 @@ class _Embedded:
                 clip_policy=said.get("clip_policy", "dense"),
                 parity=said.get("parity", "none"),
                 gain=float(said.get("input_gain", 1.0)),
+                max_windows=said.get("max_windows"),
                 atlas=said.get("atlas"),
                 statistics=said.get("statistics"),
                 of_tables=parse_name(sources[0])["suffix"] == "timeseries",

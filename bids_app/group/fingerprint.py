@@ -26,7 +26,14 @@ __all__ = [
     "shown",
 ]
 
-OPTIONS: Final = ("clip_policy", "parity", "gain", "statistics_sha256", "coordinates_sha256")
+OPTIONS: Final = (
+    "clip_policy",
+    "parity",
+    "gain",
+    "max_windows",
+    "statistics_sha256",
+    "coordinates_sha256",
+)
 """What of the computation changes vectors, beside weights, contract, atlas and precision."""
 SAID: Final = ("Centre", "Control", "TunedTo")
 """What newer sidecars say beside; it does not tell runs apart."""

@@ -259,6 +259,9 @@ def _embedding(files: ModelFiles, series: _Series, call: Call) -> Need:
         window = min(contract.window or n_volumes, n_volumes)
         stride = contract.stride or window
     n_windows = 1 + max(0, math.ceil((n_volumes - window) / stride))
+    most = call.settings.science.max_windows
+    if most is not None and contract.window is not None:
+        n_windows = min(n_windows, most)
     if contract.kind == "volume":
         each = 4 * math.prod(contract.grid.shape) * window
         kept = 4 * series.brain * series.n_volumes

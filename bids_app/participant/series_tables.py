@@ -200,7 +200,9 @@ def _load_model(files: ModelFiles, settings: Settings, plan: Plan) -> Embed:
         atlas=files.atlas,
         device=find_device(settings.execution.device),
         precision=settings.science.precision,
-        options=InputOptions(gain=settings.science.input_gain),
+        options=InputOptions(
+            gain=settings.science.input_gain, max_windows=settings.science.max_windows
+        ),
     )
 
     def embed(

@@ -250,11 +250,14 @@ def embedding_unit(ready: Ready, files: ModelFiles, call: Call) -> Unit:
 def _input_settings(files: ModelFiles, science: Science) -> dict[str, Any]:
     """Take of the settings those that change the numbers of this model."""
     contract = files.card.contract
+    most: dict[str, Any] = {}
+    if science.max_windows is not None and contract.window is not None:
+        most = {"max_windows": science.max_windows}
     if contract.kind == "volume":
-        return {"clip_policy": science.clip_policy, "parity": science.parity}
+        return {"clip_policy": science.clip_policy, "parity": science.parity, **most}
     if contract.kind == "voxels" or contract.scaling == "none":
-        return {}
-    return {"input_gain": science.input_gain}
+        return most
+    return {"input_gain": science.input_gain, **most}
 
 
 def embedding_paths(series: StandardSeries, label: str, root: Path) -> dict[str, Path]:

@@ -41,6 +41,7 @@ __all__ = [
     "RunEmbeddingSection",
     "build_models",
     "conformance",
+    "count_windows",
     "is_control",
     "is_demo",
 ]
@@ -200,13 +201,28 @@ def _compare(
     )
 
 
+def count_windows(n: int, sidecar: Mapping[str, Any]) -> str:
+    """Say how many windows a run has, and of how many they were chosen.
+
+    Examples
+    --------
+    >>> count_windows(2, {"InputConformance": {"met": True, "salience": {"scores": [0.1, 0, 0.3]}}})
+    '2 of 3, those that tell most of the others'
+    """
+    chosen = conformance(sidecar).get("salience")
+    scores = chosen.get("scores") if isinstance(chosen, dict) else None
+    if not isinstance(scores, list) or not n:
+        return str(n or "not stored")
+    return f"{n} of {len(scores)}, those that tell most of the others"
+
+
 def _draw(section: RunEmbeddingSection, files: EmbeddingFiles) -> None:
     """Draw the windows of a run, or its connectivity if it is one window."""
     run = section.run
     table, windows = read_vectors(files.windows)
     _, pooled = read_vectors(files.pooled)
     vectors = windows if len(windows) else pooled
-    section.facts.append(Fact(label="Windows", value=str(len(windows) or "not stored")))
+    section.facts.append(Fact(label="Windows", value=count_windows(len(windows), files.sidecar)))
     section.facts.append(Fact(label="Length of a vector", value=str(vectors.shape[1])))
     onsets = numbers(table, "onset")
     ident = anchor(run.name, files.label)

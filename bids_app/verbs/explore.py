@@ -60,6 +60,7 @@ def _add_shared(kind: Any) -> None:
     kind.add_argument(
         "--from", dest="source", choices=("bold", "tables"), default="bold", help=told
     )
+    kind.add_argument("--participant-label", nargs="+", metavar="LABEL", help="only these")
     kind.add_argument("--weights", type=Path, metavar="PATH", help="file of the weights")
     kind.add_argument("--weights-dir", type=Path, metavar="DIR", help="where weights lie")
     kind.add_argument("--atlas", type=Path, metavar="PATH", help="the model's label image")
@@ -127,9 +128,10 @@ def _forecast(
         "VolumesSeen": seen,
         "VolumesForecast": horizon,
         "Windows": n,
-        "Limits": "The network was trained to fill in tokens anywhere, not to forecast. Series "
-        "are scaled by the whole run. A filter of the series that looks both ways in time makes "
-        "all forecasts look better than they are. ar, var and lstm are fitted to other people.",
+        "Limits": "BrainLM was trained to fill in tokens anywhere, not to forecast; weights that "
+        "you trained to forecast know the people they were trained on. Series are scaled by the "
+        "whole run. A filter of the series that looks both ways in time makes all forecasts look "
+        "better than they are. ar, var and lstm are fitted to other people.",
     }
     return {"": [columns, *rows], "_steps": steps}, facts
 

@@ -28,7 +28,7 @@ def find_runs(
     Parameters
     ----------
     asked : Namespace
-        Of the verb: ``derivatives``, ``source`` and ``tr``.
+        Of the verb: ``derivatives``, ``source``, ``tr`` and ``participant_label``.
     explorer : Explorer
         Says in which space and of which atlas they must be.
 
@@ -46,6 +46,9 @@ def find_runs(
     if not root.is_dir():
         raise NoInputError(f"{root} is not a folder with runs to explore", fix="check the path")
     runs = _find_tables(asked, explorer) if asked.source == "tables" else _find_bold(root, explorer)
+    if asked.participant_label:
+        people = {f"sub-{label.removeprefix('sub-')}" for label in asked.participant_label}
+        runs = {name: run for name, run in runs.items() if name.partition("_")[0] in people}
     if not runs:
         raise NoInputError(
             f"{root}: there are no {asked.source} to explore by {explorer.embedder.card.name}",

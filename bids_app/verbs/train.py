@@ -74,6 +74,8 @@ def _pretrain(asked: argparse.Namespace) -> None:
         strength=asked.strength,
         kind=asked.kind_of,
         augment=not asked.no_augmentation,
+        mix=asked.mix,
+        horizon=asked.horizon,
         validation=asked.validation,
         validation_windows=asked.validation_windows,
     )
@@ -81,6 +83,11 @@ def _pretrain(asked: argparse.Namespace) -> None:
         raise UsageError(
             f"{asked.config}: weights have a configuration of their own",
             fix="add --from-scratch, or leave --config out",
+        )
+    if asked.labels and not (asked.from_scratch and asked.atlas):
+        raise UsageError(
+            f"--labels {' '.join(asked.labels)}: weights have labels of their own",
+            fix="add --from-scratch and --atlas, or leave --labels out",
         )
     card, start, files = _start(asked)
     tasks, labels = asked.task_label or (), asked.participant_label or ()
@@ -152,6 +159,10 @@ def _start(asked: argparse.Namespace) -> tuple[Card, Start, InputFiles]:
             statistics=asked.statistics,
         )
         return card, open_start(card, files, name=name, demo=demo), files
+    if asked.labels:
+        from neurostorm_app.pipelines.label_names import take_voxels
+
+        card = take_voxels(card, asked.atlas, asked.labels)
     config: Mapping[str, Any] | None = None
     if asked.config is not None:
         config = _read_config(asked.config)

@@ -9,6 +9,8 @@ __all__ = ["DEMOS", "add_train"]
 
 DEMOS = {"neurostorm-demo": "train_volumes", "brainlm-demo": "train_parcels"}
 """Demo models, and what trains each."""
+OBJECTIVES = ("mae", "contrastive", "jepa", "forecast")
+"""Of pre-training."""
 
 
 def add_train(verb: Any) -> None:
@@ -65,10 +67,16 @@ def _add_data(parser: Any, *, many: bool) -> None:
 def _add_pretrain(parser: Any) -> None:
     parser.set_defaults(training="pretrain")
     group = parser.add_argument_group("what is learnt")
-    group.add_argument("--objective", choices=("mae", "contrastive", "jepa"), default="mae")
+    group.add_argument("--objective", choices=OBJECTIVES, default="mae")
+    told = "share of another row that is mixed into rows of voxels (mind-vis); default 0"
+    group.add_argument("--mix", type=float, default=0.0, metavar="X", help=told)
+    told = "volumes that --objective forecast tells of a window, from those before; default 20"
+    group.add_argument("--horizon", type=int, default=20, metavar="N", help=told)
     group.add_argument("--from-scratch", action="store_true", help="draw the first weights")
     told = "JSON of hyper-parameters under upstream's names, with --from-scratch"
     group.add_argument("--config", type=Path, metavar="FILE", help=told)
+    told = "of --atlas, for a model of voxels and with --from-scratch: numbers, or parts of names"
+    group.add_argument("--labels", nargs="+", metavar="LABEL", help=told)
     group.add_argument("--spatial-mask", choices=("window", "random", "atlas"))
     group.add_argument("--time-mask", choices=("random", "tube"))
     group.add_argument("--mask-ratio", type=float, metavar="X", help="share that is hidden")

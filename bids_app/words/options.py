@@ -9,12 +9,12 @@ change none.
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003  pydantic reads it
-from dataclasses import dataclass
 from pathlib import Path  # noqa: TC003  pydantic reads it
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from neurostorm_app.bids_app.words.flags import Flag, Frozen
 from neurostorm_app.bids_app.words.values import (
     parse_memory,
     parse_moment,
@@ -29,28 +29,6 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.stage import OutputSpace
 
 __all__ = ["Execution", "Flag", "Frozen", "Prediction", "Science", "Selection"]
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """How a field looks on the command line when its name alone does not say it.
-
-    Parameters
-    ----------
-    metavar : str
-        Stands for the value in the help.
-    aliases : tuple of str
-        Further spellings; the underscore spelling of each is added by itself.
-    """
-
-    metavar: str | None = None
-    aliases: tuple[str, ...] = ()
-
-
-class Frozen(BaseModel):
-    """Options that hold for one call."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Selection(Frozen):
@@ -120,6 +98,10 @@ class Science(Frozen):
     clip_policy: Literal["dense", "upstream-eval"] = "dense"
     """Which windows of a run are embedded: all of it, or one window every 400 volumes, as the
     released fine-tuned NeuroSTORM files were evaluated."""
+    max_windows: Annotated[int | None, Field(gt=0), Flag("N")] = None
+    """Most windows of a run that are embedded: those from which the others can best be told, found
+    without any training. Models that take single volumes or whole runs (mind-vis, connectome) are
+    left as they are. Default: all."""
     parity: Literal["none", "upstream"] = "none"
     """upstream: prepare volumes by upstream's own arithmetic (header TR, no affine, 8 bits), for
     comparison only."""

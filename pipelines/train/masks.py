@@ -37,7 +37,7 @@ class Pretraining:
 
     Parameters
     ----------
-    objective : {'mae', 'contrastive', 'jepa'}
+    objective : {'mae', 'contrastive', 'jepa', 'forecast'}
         See the module.
     spatial_mask, time_mask, mask_ratio : str, str, float
         Instead of those of the weights' configuration.
@@ -49,6 +49,10 @@ class Pretraining:
         Of contrastive training: two windows of a participant, or a window under two augmentations.
     augment : bool
         Whether windows of the first kind are augmented too, as upstream does.
+    mix : float
+        Share of another row that is mixed into each row of voxels (MinD-Vis); 0 mixes none.
+    horizon : int
+        Volumes at the end of a window that are to be forecast.
     validation : float
         Share of participants that are held out.
     validation_windows : int
@@ -60,7 +64,7 @@ class Pretraining:
         If nothing, or all, would be hidden, or nobody looked at.
     """
 
-    objective: Literal["mae", "contrastive", "jepa"] = "mae"
+    objective: Literal["mae", "contrastive", "jepa", "forecast"] = "mae"
     spatial_mask: Literal["window", "random", "atlas"] | None = None
     time_mask: Literal["random", "tube"] | None = None
     mask_ratio: float | None = None
@@ -68,6 +72,8 @@ class Pretraining:
     strength: float = 1.0
     kind: Literal[1, 2] = 1
     augment: bool = True
+    mix: float = 0.0
+    horizon: int = 20
     validation: float = 0.1
     validation_windows: int = 4
 
@@ -76,6 +82,16 @@ class Pretraining:
             raise UsageError(
                 f"the mask ratio is {self.mask_ratio:g}; a part of a window is hidden, not all",
                 fix="give a share between 0 and 1, such as 0.5",
+            )
+        if not 0 <= self.mix < 1:
+            raise UsageError(
+                f"rows of voxels cannot be mixed by a share of {self.mix:g}",
+                fix="give --mix from 0 to below 1, such as 0.3",
+            )
+        if self.horizon < 1:
+            raise UsageError(
+                f"a forecast of {self.horizon} volumes is none",
+                fix="give --horizon 1 or more; BrainLM's paper has 20",
             )
         if self.validation_windows < 1:
             raise UsageError(

@@ -3,7 +3,8 @@
 ``mae`` hides a part of a window by one of the five schemes of NeuroSTORM (upstream's loss breaks
 for its two tube schemes; here they train), tokens of BrainLM, or mask units of SLIM-Brain, and asks
 for it; SLIM-Brain's decoder is ours, and so is what it learns by it. ``contrastive`` is SwiFT's
-objective on NeuroSTORM's encoder, in its two kinds, and ``jepa`` one of ours on SLIM-Brain's.
+objective on NeuroSTORM's encoder, in its two kinds, ``jepa`` one of ours on SLIM-Brain's, and
+``forecast`` asks BrainLM for the last volumes of windows.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 
 from neurostorm_app.errors import UsageError
+from neurostorm_app.models.augment import mix_rows
 from neurostorm_app.models.autoencoder import NeuroStormMae
 from neurostorm_app.models.lockfile import hash_file
 from neurostorm_app.models.mind_vis import MindVis
@@ -72,6 +74,11 @@ class MaskedGuess(Task):
         )
         self.rounds = Rounds(n=len(self.split.train), seed=seed)
         self.dropped: list[float] = []
+        if settings.mix and not isinstance(model, MindVis):
+            raise UsageError(
+                f"rows of voxels are mixed; {type(model).__name__} takes none",
+                fix="leave --mix out, or choose mind-vis",
+            )
         if settings.redundancy != "none":
             if not isinstance(model, NeuroStormMae):
                 raise UsageError(
@@ -102,6 +109,8 @@ class MaskedGuess(Task):
         """Hide, and compare the guess with what was there."""
         x, *xyz = (part.to(next(self.parameters()).device) for part in loaded)
         generator = draw.generator("mask")
+        if self.settings.mix:
+            x = mix_rows(x, share=self.settings.mix, generator=draw.generator("mix"))
         if not isinstance(self.model, NeuroStormMae):
             return self._loss(x, xyz, generator)
         active = self.model.redundancy
@@ -194,6 +203,11 @@ def pretrain(
 
         task = LatentGuess(start, material, settings, plan)
         error = "prediction in latent space, smooth L1"
+    elif settings.objective == "forecast":
+        from neurostorm_app.pipelines.train.forecasting import FutureGuess
+
+        task = FutureGuess(start, material, settings, seed=plan.seed)
+        error = f"forecast of {settings.horizon} volumes, mean squared error"
     else:
         if not isinstance(start.model, NeuroStorm):
             raise UsageError(

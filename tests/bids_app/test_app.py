@@ -647,6 +647,7 @@ def key(settings, fake, tmp_path):
         ({"clip_policy": "upstream-eval"}, {"neurostorm"}),
         ({"parity": "upstream"}, {"neurostorm"}),
         ({"input_gain": 2.0}, {"brainlm"}),
+        ({"max_windows": 2}, {"neurostorm", "brainlm"}),
         ({"batch_size": 3, "device": "cpu", "omp_nthreads": 2}, set()),
     ],
 )

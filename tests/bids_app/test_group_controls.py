@@ -203,12 +203,14 @@ def test_a_table_without_sidecar_or_under_another_name_is_named(ensure, embedded
 
 def test_the_settings_of_the_model_are_those_of_the_control(settings, engines, tmp_path):
     run_app(
-        settings(models=(MODEL,), clip_policy="upstream-eval", precision="bf16"), engines=engines
+        settings(models=(MODEL,), clip_policy="upstream-eval", precision="bf16", max_windows=2),
+        engines=engines,
     )
     group = settings("group")
     (first, *_), _, _ = find_wishes(group, [LABEL], (), ledger=Ledger(group.output_dir))
     science = first.recipe.apply(group).science
     assert (science.clip_policy, science.precision) == ("upstream-eval", "bf16")
+    assert science.max_windows == 2
     assert science.models == (f"{MODEL}-untrained",)
 
 

@@ -226,6 +226,10 @@ def test_every_participant_is_in_one_part_whoever_else_there_is():
         ({"Precision": "bf16"}, "Precision bf16"),
         ({"Computation": {"atlas_sha256": "12" * 32, "clip_policy": "dense"}}, "Atlas null"),
         ({"Computation": {"clip_policy": "upstream-eval"}}, "Options.clip_policy dense"),
+        (
+            {"Computation": {"clip_policy": "dense", "max_windows": 3}},
+            "Options.max_windows not said",
+        ),
         ({"space": "MNI152NLin2009cAsym_res-2"}, "Space MNI152NLin6Asym"),
         ({"space": "MNI152NLin6Asym_res-1"}, "Resolution 2"),
     ],

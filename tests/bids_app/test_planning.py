@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 from types import SimpleNamespace
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.app import run_app
-from neurostorm_app.bids_app.engines import real_engines
+from neurostorm_app.bids_app.engines import ModelFiles, real_engines
 from neurostorm_app.bids_app.participant import admission, embedding
 from neurostorm_app.bids_app.participant.admission import Disks, check_memory
+from neurostorm_app.bids_app.participant.needs import need_of_embedding
 from neurostorm_app.bids_app.participant.planning import PlannedRun, table_of
 from neurostorm_app.errors import CannotCreateError, ExitCode, UsageError
+from neurostorm_app.models import read_card
 from neurostorm_app.pipelines import embed
 from neurostorm_app.pipelines.need import Need, Step
 from neurostorm_app.pipelines.resources import Plan
+from neurostorm_app.pipelines.stage import StandardSeries
 
 GIB, MIB = 2**30, 2**20
 RUN = "sub-01_task-rest_run-1"
@@ -128,6 +133,26 @@ def test_a_model_is_held_to_memory_too_where_all_is_preprocessed(settings, fake,
     assert "takes about 999.0 GiB of memory (embed toy)" in failed[0].errors[0].what
     assert f"embed toy {RUN}" not in fake.calls
     assert fake.calls["embed toy sub-01_task-rest_run-2"] == 1
+
+
+def test_the_largest_number_of_windows_is_counted_in_the_plan(settings, fake, tmp_path):
+    bold = tmp_path / "bold.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 400), np.float32), 2 * np.eye(4)), bold)
+    series = StandardSeries(
+        name=RUN, bold=bold, mask=None, confounds=None, tr=2.0, space="MNI152NLin6Asym", res="2"
+    )  # fmt: skip
+
+    def seconds(name, **options):
+        call = SimpleNamespace(
+            settings=settings(models=[name], **options), plan=Plan(1, 1, 8 * GIB)
+        )
+        return need_of_embedding(series, [ModelFiles(card=read_card(name))], call).seconds
+
+    for name in ("slim-brain", "brainlm"):
+        assert seconds(name, max_windows=2) < 0.5 * seconds(name)
+        assert seconds(name, max_windows=999) == seconds(name)
+    for name in ("mind-vis", "connectome"):
+        assert seconds(name, max_windows=2) == seconds(name)
 
 
 def test_a_model_has_the_threads_of_all_processes(settings, fake, monkeypatch):

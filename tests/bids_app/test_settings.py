@@ -77,6 +77,12 @@ def test_targets_are_told_apart_by_commas_or_blanks(given):
     [
         ("participant", {"target": "age"}, "--target: an option of the group level, and"),
         ("participant", {"shard": "1/2"}, "--shard: an option of the group level, and"),
+        (
+            "participant",
+            {"max_windows": 2, "parity": "upstream"},
+            "--max-windows with --parity upstream",
+        ),
+        ("participant", {"max_windows": 0}, "--max-windows cannot be 0"),
         ("group", {"folds": 3, "save_heads": True}, "--folds, --save-heads: without --target"),
         ("group", {"target": "age", "shard": "1/2"}, "--target with --shard 1/2: a part is no"),
         ("group", {"shard": "3/2"}, "--shard 3/2: there is no part 3 of 2"),

@@ -95,6 +95,13 @@ def test_whole_runs_are_guessed_parcel_by_parcel(explore, labels):
     assert said == pytest.approx(per_run.tolist(), abs=1e-4)
 
 
+def test_some_participants_alone_are_explored(explore):
+    about, _ = explore("reconstruct", "--participant-label", "02", "sub-03")
+    assert sorted(about["Runs"]) == ["sub-02_task-rest", "sub-03_task-rest"]
+    with pytest.raises(NoInputError, match="there are no tables to explore by brainlm-demo"):
+        explore("reconstruct", "--participant-label", "09")
+
+
 def test_networks_are_told_from_series_and_both_are_written(explore, labels, tmp_path):
     table = tmp_path / "networks.tsv"
     rows = [f"{label}\t{NETWORKS[n]}" for label, n in zip(labels, OF, strict=True)]

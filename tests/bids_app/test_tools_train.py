@@ -121,6 +121,8 @@ def test_from_scratch_takes_a_configuration(place, tmp_path):
     words += ["--cache-dir", place / "cache", "--config", config, "--batch-size", "2"]
     with pytest.raises(UsageError, match="weights have a configuration of their own"):
         call(*words, *QUICK)
+    with pytest.raises(UsageError, match="--labels Vis: weights have labels of their own"):
+        call(*words, "--from-scratch", "--labels", "Vis")
     call(*words, "--from-scratch", "--steps", "1")
     assert read_card(str(tmp_path / "mine")).dimension == 64
     for content, message in (("[1]", "a configuration is names"), ("{", "no configuration can be")):

@@ -11,15 +11,16 @@ import pytest
 import torch
 
 from neurostorm_app.errors import DataError, UsageError
-from neurostorm_app.models import read_card
+from neurostorm_app.models import create_model, read_card
 from neurostorm_app.models.card import VoxelContract
 from neurostorm_app.models.mind_vis import MindVis
 from neurostorm_app.pipelines.embed import load_embedder
 from neurostorm_app.pipelines.stage import StandardSeries
+from neurostorm_app.pipelines.train.batches import Draw
 from neurostorm_app.pipelines.train.cache import CacheRecipe
 from neurostorm_app.pipelines.train.masks import Pretraining
 from neurostorm_app.pipelines.train.material import Material, Start, draw_start, gather
-from neurostorm_app.pipelines.train.pretraining import pretrain
+from neurostorm_app.pipelines.train.pretraining import MaskedGuess, pretrain
 from neurostorm_app.pipelines.train.settings import Plan
 
 if TYPE_CHECKING:
@@ -123,6 +124,26 @@ def test_what_it_cannot_be_asked_is_refused(card, material, tmp_path, change, me
     settings = Pretraining(**FEW, **change)
     with pytest.raises(UsageError, match=message):
         pretrain(material, start=start, settings=settings, plan=PLAN, out=tmp_path / "out")
+
+
+def test_rows_are_mixed_while_it_learns_and_not_while_it_is_judged(
+    card, material, tmp_path
+) -> None:
+    start = draw_start(card, name="mixed", seed=1)
+    same, mixed = (
+        MaskedGuess(start.model, material, Pretraining(mix=share, **FEW), seed=3)
+        for share in (0.0, 0.3)
+    )
+    draw = Draw(seed=3, step=1, batch=6)
+    losses = [float(task(draw, task.load(draw)).detach()) for task in (same, mixed)]
+    assert losses[0] != losses[1]
+    assert same.validate() == mixed.validate()
+    with pytest.raises(UsageError, match="rows of voxels cannot be mixed by a share of 1"):
+        Pretraining(mix=1.0)
+    brainlm = read_card("brainlm-demo")
+    network = create_model(brainlm)
+    with pytest.raises(UsageError, match="rows of voxels are mixed; BrainLmNative takes none"):
+        MaskedGuess(network, material, Pretraining(mix=0.3, **FEW), seed=3)
 
 
 def test_an_encoder_alone_has_nothing_to_learn_by(card, material, runs, atlas, tmp_path) -> None:

@@ -202,6 +202,30 @@ def test_what_has_no_meaning_for_parcels_is_told_and_changes_nothing(make_run, a
     assert prepared.findings.facts["without_meaning_for_parcels"] == {"gain": 3.0}
 
 
+def test_only_salient_windows_of_parcels_are_made_if_few_are_wanted(make_run, atlas):
+    run = make_run()
+    whole, windows = prepare(run, atlas)
+    few, chosen = prepare(run, atlas, max_windows=1)
+    told = few.findings.as_dict()
+    assert json.loads(json.dumps(told)) == told
+    scores = told["salience"]["scores"]
+    (best,) = told["salience"]["chosen"]
+    assert best == int(np.argmax(scores))
+    assert few.starts == [whole.starts[best]]
+    np.testing.assert_array_equal(chosen, [windows[best]])
+    assert told["salience"]["starts_of_all"] == whole.starts
+    assert told["salience"]["saved"] == pytest.approx(2 / 3, abs=1e-4)
+    assert (told["n_windows"], few.n_unused, told["n_overlap"]) == (1, 66, 0)
+    assert "salience" not in whole.findings.facts
+
+
+def test_a_run_that_is_one_window_has_nothing_to_choose_from(make_run, atlas):
+    contract = change(window=None, stride=None, shortest=None)
+    prepared, (window,) = prepare(make_run(), atlas, contract, max_windows=1)
+    assert window.shape == (6, 106)
+    assert prepared.findings.facts["without_meaning_for_parcels"] == {"max_windows": 1}
+
+
 def test_statistics_of_a_cohort_of_the_run_alone_are_those_of_the_run(make_run, atlas, tmp_path):
     """Up to the width of a bin; the unit of the scanner does not matter."""
     run = make_run(scale=0.02)

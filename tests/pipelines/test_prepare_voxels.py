@@ -14,6 +14,7 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
 from neurostorm_app.errors import ContractError, DataError, SeriesTooShortError, UsageError
 from neurostorm_app.models import read_card
+from neurostorm_app.models.augment import mix_rows
 from neurostorm_app.models.card import VoxelContract
 from neurostorm_app.models.mind_vis import MindVis
 from neurostorm_app.models.mind_vis_files import MindVisConfig
@@ -178,9 +179,10 @@ def test_short_and_flat_runs_are_refused(run, atlas, tmp_path) -> None:
 
 
 def test_what_has_no_meaning_is_recorded(run, atlas) -> None:
-    options = InputOptions(clip_policy="upstream-eval", gain=7.0)
+    options = InputOptions(clip_policy="upstream-eval", gain=7.0, max_windows=3)
     found = prepare_voxels(run, CONTRACT, atlas, options).findings.facts
-    assert found["without_meaning_for_voxels"] == {"clip_policy": "upstream-eval", "gain": 7.0}
+    told = {"clip_policy": "upstream-eval", "gain": 7.0, "max_windows": 3}
+    assert found["without_meaning_for_voxels"] == told
 
 
 def test_padding_blocks_and_scaling_are_upstreams() -> None:
@@ -203,6 +205,32 @@ def test_padding_blocks_and_scaling_are_upstreams() -> None:
     np.testing.assert_allclose(got, found["ts_out_p16"], atol=1e-6)  # ours is float32
     wide = fill_up(means, 32)
     np.testing.assert_allclose((wide - wide.mean()) / wide.std(), found["ts_out_p16"], atol=EXACT)
+
+
+def test_rows_are_scaled_as_upstream_scales_them() -> None:
+    """Whatever mean and deviation they were scaled by before."""
+    if not FOLDER.is_dir():
+        pytest.skip("upstream's numbers are not beside the project (../shared/golden/mind_vis)")
+    found = np.load(FOLDER / "data_prep.npz")
+    plain = CONTRACT.model_copy(update={"patch": 1})  # nothing is filled up
+    whole = np.ones(found["norm_in"].shape[1], dtype=bool)
+    for name in ("norm_in", "norm_out_given"):
+        got = scale_rows(found[name], whole, plain, path=Path("here"))
+        np.testing.assert_allclose(got, found["norm_out"], atol=1e-6)  # ours is float32
+
+
+def test_rows_are_mixed_as_upstream_mixes_them() -> None:
+    if not FOLDER.is_dir():
+        pytest.skip("upstream's numbers are not beside the project (../shared/golden/mind_vis)")
+    found = np.load(FOLDER / "data_prep.npz")
+    rows = torch.from_numpy(np.stack([found["interp_x"], found["interp_y"]]))
+    draws = (torch.Generator().manual_seed(seed) for seed in range(20))
+    mixed = [mix_rows(rows, share=0.3, generator=one) for one in draws]
+    wanted = torch.from_numpy(found["interp_out_r03"])
+    near = [torch.allclose(one[0], wanted, atol=EXACT, rtol=0) for one in mixed]
+    assert any(near)
+    for one, swapped in zip(mixed, near, strict=True):
+        torch.testing.assert_close(one, rows.lerp(rows.flip(0), 0.3) if swapped else rows)
 
 
 @pytest.fixture

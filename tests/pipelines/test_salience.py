@@ -7,13 +7,15 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from neurostorm_app.errors import DataError, UsageError
-from neurostorm_app.models import read_card
+from neurostorm_app.models import create_model, read_card
 from neurostorm_app.models.card import GridSpec
 from neurostorm_app.pipelines.prepare_volumes import prepare_volumes
 from neurostorm_app.pipelines.salience import BlockMeans, rank_windows
 from neurostorm_app.pipelines.stage import InputOptions, StandardSeries
+from neurostorm_app.pipelines.train.matching import find_hits
 from neurostorm_app.pipelines.train.parcel_phantoms import ParcelPhantoms
 
 N, WINDOW, PLANTED = 15, 40, 3
@@ -102,6 +104,31 @@ def test_the_reconstruction_is_that_of_a_ridge_regression_region_by_region(rng) 
             lacking += ((other[i] - weights @ other[rest]) ** 2).sum()
             there += (other[i] ** 2).sum()
     assert found[0] == pytest.approx(1 - lacking / there, abs=1e-9)
+
+
+def test_what_the_choice_costs_in_retrieval(phantoms) -> None:
+    """Three salient windows of ten find the participant's other run as all ten do."""
+    people, n, k = 8, 10, 3
+    model, window = create_model("brainlm-demo"), phantoms.window
+    rng, starts = np.random.default_rng(6), [i * phantoms.window for i in range(n)]
+    of = [person for person in range(1, people + 1) for _ in (1, 2)]
+    chosen: dict[str, list] = {"all": [], "salient": [], "random": []}
+    for i, person in enumerate(of):
+        series = phantoms.run(person, 1 + i % 2, n_volumes=n * window).numpy().astype(np.float64)
+        loud = np.repeat(3.0 * (rng.permutation(n) < n // 2), window)  # half of it is noise
+        series += rng.normal(size=series.shape) * series.std() * loud
+        windows = torch.from_numpy(np.stack([series[:, s : s + window] for s in starts])).float()
+        with torch.inference_mode():
+            vectors = model.embed(windows, phantoms.places.expand(n, -1, -1)).numpy()
+        best = rank_windows(series, starts, window=window, most=k)
+        assert best.saved == pytest.approx(0.7)
+        chosen["all"].append(vectors.mean(axis=0))
+        chosen["salient"].append(vectors[list(best.chosen)].mean(axis=0))
+        chosen["random"].append(vectors[rng.choice(n, k, replace=False)].mean(axis=0))
+    hits = {how: find_hits(np.stack(rows), of).sum() for how, rows in chosen.items()}
+    assert hits["salient"] >= hits["all"] - 1
+    assert hits["salient"] >= hits["random"] + 4
+    assert hits["salient"] >= 14
 
 
 def test_few_windows_are_all_chosen() -> None:
