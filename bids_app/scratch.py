@@ -15,6 +15,7 @@ import itertools
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -109,13 +110,16 @@ def _hold(file: BinaryIO) -> bool:
     return os.fstat(file.fileno()).st_nlink > 0
 
 
-def remove_abandoned(folder: Path) -> list[Path]:
+def remove_abandoned(folder: Path, *, of_anybody: bool = True) -> list[Path]:
     """Remove what calls that were killed wrote aside.
 
     Parameters
     ----------
     folder : Path
         Where they worked.
+    of_anybody : bool
+        Also what other users left. Where anybody may write, as in ``/tmp``, what is another user's
+        may be a trap.
 
     Returns
     -------
@@ -123,7 +127,16 @@ def remove_abandoned(folder: Path) -> list[Path]:
         Folders and files that were removed.
     """
     found = [*folder.glob(f"{PREFIX}*"), *folder.glob(f"{PART}*.part")]
-    return [path for path in sorted(found) if _is_abandoned(path)]
+    return [p for p in sorted(found) if (of_anybody or _is_ours(p)) and _is_abandoned(p)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether scratch was made by this user, and is no link to somewhere else."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return found.st_uid == os.geteuid() and not stat.S_ISLNK(found.st_mode)
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -8,6 +8,7 @@ lets no Python run, and it says what happened when the kernel killed the work fo
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from neurostorm_app.bids_app.deaths import tell_death
 from neurostorm_app.bids_app.scratch import remove_abandoned
-from neurostorm_app.errors import AppError, InputOutputError, TemporaryError
+from neurostorm_app.errors import TemporaryError
+from neurostorm_app.pipelines.cgroups import read_memory_groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,6 +77,7 @@ class Listening:
     def __init__(self) -> None:
         self._signum: int | None = None
         self._before: dict[int, Any] = {}
+        self._over = False
 
     def __enter__(self) -> Self:
         """Listen; elsewhere than in the main thread Python cannot."""
@@ -84,7 +88,8 @@ class Listening:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Leave the signals as they were; raise what somebody swallowed."""
+        """Leave the signals as they were; raise what somebody swallowed, or what came just now."""
+        self._over = True
         if self._signum is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in self._before.items():
@@ -93,7 +98,10 @@ class Listening:
             raise Stopped(self._signum)
 
     def _stop(self, signum: int, _: object) -> None:
-        """End the work, unless it is being cleaned up already."""
+        """End the work, unless it is at its end, or being cleaned up already."""
+        if self._over:
+            self._signum = self._signum or signum
+            return
         if self._signum is None:
             self._signum = signum
             self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._stop)
@@ -137,6 +145,7 @@ def run_apart(work: Callable[[], int], *, output_dir: Path) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     sys.stdout.flush()
     sys.stderr.flush()
+    groups = read_memory_groups()
     parent, pid = os.getpid(), os.fork()
     if pid == 0:
         os.setpgid(0, 0)  # Ctrl-C reaches the waiting process, which passes it on once
@@ -144,7 +153,15 @@ def run_apart(work: Callable[[], int], *, output_dir: Path) -> int:
         with Listening():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             return work()
-    return _wait(_Child(pid), output_dir)
+    with contextlib.suppress(OSError):  # whichever of the two is first
+        os.setpgid(pid, pid)
+    child = _Child(pid)
+    code = _wait(child)
+    if code >= 0:
+        return code
+    child.kill()
+    remove_abandoned(output_dir)
+    raise Stopped(child.asked).told() if child.asked is not None else tell_death(-code, groups)
 
 
 @dataclass(slots=True)
@@ -159,11 +176,14 @@ class _Child:
         The signal that it was told to end by.
     since : float
         When, by the monotonic clock.
+    over : bool
+        Whether it has ended, and its number may be that of another process.
     """
 
     pid: int
     asked: int | None = None
     since: float = 0.0
+    over: bool = False
 
     def forward(self, signum: int, _: object) -> None:
         """Pass a signal on; after a while, or a later Ctrl-C, there is no choice left."""
@@ -171,24 +191,30 @@ class _Child:
             if time.monotonic() - self.since > TWICE:
                 self.kill()
             return
-        os.kill(self.pid, signum)
         if self.asked is None:
             self.asked, self.since = signum, time.monotonic()
             signal.alarm(GRACE)
+        self._send(os.kill, signum)
 
     def pause(self, *_: object) -> None:
         """Stop it and this process, as Ctrl-Z asks, until the shell lets both go on."""
-        os.killpg(self.pid, signal.SIGSTOP)
+        self._send(os.killpg, signal.SIGSTOP)
         os.kill(os.getpid(), signal.SIGSTOP)
-        os.killpg(self.pid, signal.SIGCONT)
+        self._send(os.killpg, signal.SIGCONT)
 
     def kill(self, *_: object) -> None:
         """Kill it and all it started."""
         _kill(lambda: _members(self.pid))
 
+    def _send(self, how: Callable[[int, int], None], signum: int) -> None:
+        """Send a signal to it, or its group, unless it has just ended by itself."""
+        if not self.over:
+            with contextlib.suppress(ProcessLookupError):
+                how(self.pid, signum)
 
-def _wait(child: _Child, output_dir: Path) -> int:
-    """Wait for the process that works; give its exit code, or say what killed it."""
+
+def _wait(child: _Child) -> int:
+    """Wait for the process that works; give its exit code, or minus the signal that ended it."""
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, child.forward)
@@ -196,33 +222,9 @@ def _wait(child: _Child, output_dir: Path) -> int:
     signal.signal(signal.SIGTSTP, child.pause)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     _, status = os.waitpid(child.pid, 0)
+    child.over = True
     signal.alarm(0)
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return code
-    child.kill()
-    remove_abandoned(output_dir)
-    raise Stopped(child.asked).told() if child.asked is not None else _death(-code)
-
-
-def _death(signum: int) -> AppError:
-    """Say what a process that a signal ended most likely died of."""
-    name = signal.Signals(signum).name
-    if signum == signal.SIGKILL:
-        return TemporaryError(
-            "the work was killed (SIGKILL), most often because its memory was used up",
-            fix="call again with more memory for the job, or a smaller --nprocs; --mem says how"
-            " much it may plan with, and --dry-run how much it needs",
-        )
-    if signum == signal.SIGBUS:
-        return InputOutputError(
-            "a file that was being read vanished or could not be read (SIGBUS)",
-            fix="check the disk or the network share, then call again",
-        )
-    return AppError(
-        f"the work ended by {name}",
-        fix="this is a defect: please report it with the log file in OUTPUT_DIR/logs",
-    )
+    return os.waitstatus_to_exitcode(status)
 
 
 def _die_with(parent: int) -> None:

@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from neurostorm_app.errors import UsageError
+from neurostorm_app.pipelines.cgroups import (
+    find_cgroups,
+    read_cpu_quota,
+    read_lines,
+    read_memory_limit,
+    read_number,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 __all__ = [
     "Plan",
@@ -107,16 +114,16 @@ def detect(
     allowed = len(os.sched_getaffinity(0)) if affinity is None else affinity
     cores = {"CPU affinity": allowed}
     memory = {"the machine": _memory_total(proc)}
-    for folder in _cgroup_folders(proc, cgroups):
-        if (quota := _cpu_quota(folder)) is not None:
+    for folder in find_cgroups(proc, cgroups):
+        if (quota := read_cpu_quota(folder)) is not None:
             cores["cgroup"] = min(quota, cores.get("cgroup", quota))
-        if (limit := _memory_limit(folder)) is not None:
+        if (limit := read_memory_limit(folder)) is not None:
             memory["cgroup"] = min(limit, memory.get("cgroup", limit))
-    if (n := _number(environment.get("SLURM_CPUS_PER_TASK"))) is not None:
+    if (n := read_number(environment.get("SLURM_CPUS_PER_TASK"))) is not None:
         cores["SLURM"] = n
-    if (mb := _number(environment.get("SLURM_MEM_PER_NODE"))) is not None:
+    if (mb := read_number(environment.get("SLURM_MEM_PER_NODE"))) is not None:
         memory["SLURM"] = mb * 2**20
-    elif (mb := _number(environment.get("SLURM_MEM_PER_CPU"))) is not None:
+    elif (mb := read_number(environment.get("SLURM_MEM_PER_CPU"))) is not None:
         memory["SLURM"] = mb * 2**20 * cores.get("SLURM", allowed)
     fewest = min(cores, key=lambda limit: cores[limit])
     least = min(memory, key=lambda limit: memory[limit])
@@ -238,55 +245,8 @@ def peak_memory() -> int:
     return max(resource.getrusage(w).ru_maxrss for w in who) * 1024
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.strip().isdigit() and int(text) > 0 else None
-
-
 def _memory_total(proc: Path) -> int:
-    for line in _lines(proc / "meminfo"):
+    for line in read_lines(proc / "meminfo"):
         if line.startswith("MemTotal:"):
             return int(line.split()[1]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of a file of the kernel; none where it is not there or may not be read."""
-    try:
-        return path.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
-
-
-def _cgroup_folders(proc: Path, cgroups: Path) -> Iterator[Path]:
-    """Yield the folders whose limits hold for this process, up to the root."""
-    for line in _lines(proc / "self" / "cgroup"):
-        _, controllers, path = line.split(":", 2)
-        names = [c for c in controllers.split(",") if c in {"cpu", "memory"}]
-        tops = [cgroups] if not controllers else [cgroups / name for name in names]
-        for top in tops:
-            folder = top / path.lstrip("/")
-            for step in (folder, *folder.parents):
-                if not step.is_relative_to(top):
-                    break
-                yield step
-
-
-def _cpu_quota(folder: Path) -> int | None:
-    """Cores by the quota of a cgroup, version 2 or 1, rounded up."""
-    for line in _lines(folder / "cpu.max"):
-        quota, period = (_number(word) for word in line.split()[:2])
-        return None if quota is None or period is None else math.ceil(quota / period)
-    quotas = [_number(line) for line in _lines(folder / "cpu.cfs_quota_us")]
-    periods = [_number(line) for line in _lines(folder / "cpu.cfs_period_us")]
-    if quotas and periods and quotas[0] and periods[0]:
-        return math.ceil(quotas[0] / periods[0])
-    return None
-
-
-def _memory_limit(folder: Path) -> int | None:
-    """Bytes by the limit of a cgroup, version 2 or 1; version 1 writes a huge number for none."""
-    for name in ("memory.max", "memory.limit_in_bytes"):
-        for line in _lines(folder / name):
-            limit = _number(line)
-            return limit if limit is not None and limit < 2**60 else None
-    return None

@@ -4,23 +4,70 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import random
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
+SEED = 20250611
+
+# What is printed is folded as on a terminal of 80 columns.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
+# The same examples each time, on a machine as busy as it likes. To look for new ones:
+# python -m pytest --hypothesis-profile=search ...
+settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "steady", parent=settings.get_profile("search"), derandomize=True, database=None
+)
+settings.load_profile("steady")
+
+
+def settle_chance() -> None:
+    """Let what is drawn without a generator of its own not depend on the tests before."""
+    random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002  for packages that draw from it
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(SEED)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def process_as_it_was() -> Iterator[None]:
+    """Undo what the tests of a file did to their process, as others follow in any order."""
+    environ, place, temporary = dict(os.environ), Path.cwd(), tempfile.tempdir
+    threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
+    settle_chance()
+    yield
+    for name in os.environ.keys() - environ.keys():
+        del os.environ[name]
+    os.environ.update(environ)
+    os.chdir(place)
+    tempfile.tempdir = temporary
+    if threads is not None:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def chance_is_settled() -> None:
+    """Draw the same numbers in a test whatever was drawn before."""
+    settle_chance()
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Make a seeded generator: the same numbers in every test."""
-    return np.random.default_rng(20250611)
+    return np.random.default_rng(SEED)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neurostorm_app.errors import BidsError, NoInputError
+from neurostorm_app.bids_app.scratch import open_scratch, remove_abandoned
+from neurostorm_app.errors import BidsError, NoInputError, TemporaryError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,15 +70,19 @@ def validate(root: Path, participants: Sequence[str], *, everyone: bool) -> None
     ------
     BidsError
         If the validator finds an error; the first few are in the message.
+    TemporaryError
+        If the validator was killed.
     """
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="neurostorm-validate-") as scratch:
+    temporary = Path(tempfile.gettempdir())
+    remove_abandoned(temporary, of_anybody=False)
+    with open_scratch(temporary) as scratch:
         folder = root
         # The validator stops at a file that is annexed and not here, such as participants.tsv.
         if not everyone or any(path.is_symlink() and not path.exists() for path in root.iterdir()):
-            folder = Path(scratch) / "dataset"
+            folder = scratch / "dataset"
             _build_skeleton(root, participants, folder)
-        issues = _errors(folder, Path(scratch))
+        issues = _errors(folder, scratch)
     log.info(
         "validated %d participants of %s in %.1f s: %d errors",
         len(participants),
@@ -128,6 +134,11 @@ def _errors(folder: Path, scratch: Path) -> list[dict[str, Any]]:
     done = subprocess.run(  # noqa: S603  a list of arguments, no shell
         command, capture_output=True, check=False, text=True, env=environment
     )
+    if done.returncode == -signal.SIGKILL:
+        raise TemporaryError(
+            "the validator was killed (SIGKILL), most often because the memory was used up",
+            fix="call again with more memory for the job, or with --skip-bids-validation",
+        )
     try:
         issues = json.loads(done.stdout)["issues"]["issues"]
     except (ValueError, KeyError) as error:

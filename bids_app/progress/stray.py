@@ -43,12 +43,14 @@ class Stray:
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, kept in self._kept.items():
-            os.dup2(kept, fd)
-            os.close(kept)
-        self._kept.clear()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            for fd, kept in self._kept.items():
+                os.dup2(kept, fd)
+                os.close(kept)
+            self._kept.clear()
 
     def close(self) -> None:
         """Give the file up, after the last line was taken."""

@@ -97,33 +97,40 @@ class View:
     def __enter__(self) -> Self:
         from rich.live import Live
 
-        self._stray.__enter__()
-        self._screen = self._stray.screen()
-        self._console = _console(self._screen)
-        self._live = Live(
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            vertical_overflow="crop",
-        )
-        self._live.start()
-        self._thread.start()
+        try:
+            self._stray.__enter__()
+            self._screen = self._stray.screen()
+            self._console = _console(self._screen)
+            self._live = Live(
+                console=self._console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                vertical_overflow="crop",
+            )
+            self._live.start()
+            self._thread.start()
+        except BaseException:  # such as a signal: what is said of it is for the terminal
+            self._over.set()
+            self._stray.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._tell_stray(last=True)
-        self._draw()
-        with contextlib.suppress(OSError):
-            self._live.stop()
-        self._stray.__exit__()
-        self._tell_stray(last=True)
-        self._stray.close()
-        with contextlib.suppress(OSError):
-            self._screen.close()
+        try:
+            self._over.set()
+            self._thread.join()
+            self._tell_stray(last=True)
+            self._draw()
+            with contextlib.suppress(OSError):
+                self._live.stop()
+        finally:  # a signal may come here too
+            self._stray.__exit__()
+            self._tell_stray(last=True)
+            self._stray.close()
+            with contextlib.suppress(OSError):
+                self._screen.close()
 
     def show(self, text: str) -> None:
         """Write a message above the view."""

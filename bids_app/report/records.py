@@ -71,7 +71,7 @@ def make_record(run: RunFiles, measures: Measures, verdict: Verdict) -> RunRecor
         name=run.name,
         participant=run.entities["sub"],
         title=run.title,
-        status=str(run.report.get("status", "not recorded")),
+        status=run.state,
         measures=measures,
         verdict=verdict,
         models={

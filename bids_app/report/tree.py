@@ -88,6 +88,12 @@ class RunFiles:
         shown = [f"{k} {v}" for k, v in self.entities.items() if k != "sub"]
         return ", ".join(shown) or self.name
 
+    @property
+    def state(self) -> str:
+        """``done`` or ``failed``, however many calls it took."""
+        status = str(self.report.get("status", "not recorded"))
+        return "done" if status == "reused" else status
+
 
 @dataclass(kw_only=True)
 class Participant:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from neurostorm_app.models.kernels.elementary import LANES, Rows, at, jit, jit_apart, sigmoid
+from neurostorm_app.models.kernels.elementary import LANES, Rows, at, jit_apart, kept_jit, sigmoid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def _silu(d: Array, row: int, y: Array) -> None:
         y[row, j] = d[j]
 
 
-@jit
+@kept_jit
 def conv_forward(inputs: ConvInputs, y: Array, length: int, first: int, last: int) -> None:
     """Write y, (rows, D), the SiLU of the filtered tokens, as `scan_forward` does."""
     d = np.zeros(-(-inputs.bias.size // LANES) * LANES, y.dtype)
@@ -87,7 +87,7 @@ def _token_backward(
             grads.x[row - back, j] += d[j] * inputs.weight[k, j]
 
 
-@jit
+@kept_jit
 def conv_backward(
     inputs: ConvInputs, grad: Array, grads: ConvGradients, length: int, first: int, last: int
 ) -> None:

@@ -11,6 +11,7 @@ made with Lawson's algorithm.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numba
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "LANES", "LOG2E", "Rows", "at", "exp2", "jit", "jit_apart", "jit_sums", "log1p", "sigmoid",
-    "softplus",
+    "LANES", "LOG2E", "Rows", "at", "exp2", "jit", "jit_apart", "jit_sums", "kept_jit",
+    "kept_jit_apart", "log1p", "sigmoid", "softplus",
 ]  # fmt: skip
 
 Function = TypeVar("Function", bound="Callable[..., Any]")
@@ -43,9 +44,7 @@ _L1, _L2, _L3, _L4 = map(np.float32, (0.33333209, 0.20010763, 0.14000902, 0.1400
 _ONE, _TWO = np.float32(1), np.float32(2)
 
 _njit: Any = numba.njit
-_JIT: dict[str, Any] = {
-    "nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract"}
-}  # fmt: skip
+_JIT: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
 
 class _Apart(Compiler):
@@ -54,23 +53,38 @@ class _Apart(Compiler):
         return super().define_pipelines()  # type: ignore[no-untyped-call]
 
 
-def jit(function: Function) -> Function:
-    """Compile; a product and a sum may be fused, and nothing else may change."""
-    compiled: Function = _njit(**_JIT)(function)
+def jit(function: Function, *, kept: bool = False, **options: Any) -> Function:
+    """Compile; a product and a sum may be fused, and nothing else may change.
+
+    Parameters
+    ----------
+    function : callable
+        A loop, or a part of some.
+    kept : bool
+        Whether Python calls it, and what is compiled is kept for other processes. A part is put
+        into each loop that calls it, and is not kept: as a function of its own it would be
+        optimised once for itself and once more for the loop, and which of both is run, and how it
+        rounds, would depend on whether the loop was compiled just now or read from a disk.
+    **options
+        More of numba's.
+    """
+    how = {"cache": True} if kept else {"forceinline": True}
+    compiled: Function = _njit(**_JIT, **how, **{"fastmath": {"contract"}, **options})(function)
     return compiled
 
 
-def jit_apart(function: Function) -> Function:
+def jit_apart(function: Function, *, kept: bool = False, **options: Any) -> Function:
     """Compile a function whose arrays do not overlap, so that nothing has to check whether."""
-    compiled: Function = _njit(**_JIT, pipeline_class=_Apart)(function)
-    return compiled
+    return jit(function, kept=kept, pipeline_class=_Apart, **options)
 
 
 def jit_sums(function: Function) -> Function:
     """Do as `jit_apart`; sums may be made in vector lanes: in another, but fixed, order."""
-    options = _JIT | {"fastmath": {"contract", "reassoc", "nsz"}}
-    compiled: Function = _njit(**options, pipeline_class=_Apart)(function)
-    return compiled
+    return jit_apart(function, fastmath={"contract", "reassoc", "nsz"})
+
+
+kept_jit = partial(jit, kept=True)
+kept_jit_apart = partial(jit_apart, kept=True)
 
 
 class Rows(NamedTuple):

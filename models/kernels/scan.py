@@ -21,9 +21,9 @@ from neurostorm_app.models.kernels.elementary import (
     Rows,
     at,
     exp2,
-    jit,
     jit_apart,
     jit_sums,
+    kept_jit,
     sigmoid,
     softplus,
 )
@@ -115,7 +115,7 @@ def _gate(inputs: ScanInputs, row: int, out: Array, factor: Array, y: Array) -> 
         y[row, j] = (out[j] + at(inputs.u, row, j) * inputs.skip[j]) * factor[j]
 
 
-@jit
+@kept_jit
 def scan_forward(inputs: ScanInputs, y: Array, length: int, first: int, last: int) -> None:
     """Write y, (rows, D), of the sequences from first to before last, each of that length."""
     h = np.empty_like(inputs.rates)
@@ -199,7 +199,7 @@ def _drive_backward(inputs: ScanInputs, grads: ScanGradients, row: int, token: _
         grads.bias[j] += d
 
 
-@jit
+@kept_jit
 def scan_backward(
     inputs: ScanInputs, grad: Array, grads: ScanGradients, length: int, first: int, last: int
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neurostorm_app.models.kernels.elementary import jit_apart, jit_sums
+from neurostorm_app.models.kernels.elementary import jit_apart, jit_sums, kept_jit_apart
 
 __all__ = ["TILE", "add_normal", "filter_axes", "find_inside", "find_residuals", "weigh"]
 
@@ -21,7 +21,7 @@ BLOCK = 256
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
-@jit_apart
+@kept_jit_apart
 def filter_axes(volume: Any, along: Any, bands: Any, once: Any, twice: Any, out: Any) -> None:
     """Multiply a volume along its three axes by matrices with few non-zero entries in a row.
 
@@ -61,7 +61,7 @@ def _mix(rows: Any, matrix: Any, bands: Any, out: Any) -> None:
                 out[a, k] += share * rows[i, k]
 
 
-@jit_apart
+@kept_jit_apart
 def find_inside(matrix: Any, points: Any, low: Any, high: Any, inside: Any) -> int:
     """Tell which points (3, N), moved by a matrix (3, 4), lie between two corners; count them."""
     n = 0
@@ -77,7 +77,7 @@ def find_inside(matrix: Any, points: Any, low: Any, high: Any, inside: Any) -> i
     return n
 
 
-@jit_apart
+@kept_jit_apart
 def find_residuals(seen: Any, columns: Any, nuisance: Any, out: Any) -> None:
     """Take off what the columns (K, N) explain of what is seen, by numbers (K,)."""
     out[:] = seen
@@ -89,7 +89,7 @@ def find_residuals(seen: Any, columns: Any, nuisance: Any, out: Any) -> None:
                 out[p] -= row[p] * share
 
 
-@jit_apart
+@kept_jit_apart
 def weigh(residuals: Any, inside: Any, cut: Any, weights: Any) -> None:
     """Give each point Tukey's weight (1 - (r / cut)^2)^2; zero beyond the cut and outside."""
     for p in range(residuals.size):
@@ -98,7 +98,7 @@ def weigh(residuals: Any, inside: Any, cut: Any, weights: Any) -> None:
         weights[p] = rest * rest if inside[p] else _ZERO
 
 
-@jit_apart
+@kept_jit_apart
 def add_normal(columns: Any, seen: Any, weights: Any, normal: Any) -> None:
     """Sum the weighted products of all columns, and of them with what is seen.
 

@@ -13,7 +13,7 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from neurostorm_app.models.kernels.elementary import jit_apart
+from neurostorm_app.models.kernels.elementary import jit_apart, kept_jit_apart
 
 __all__ = ["BLOCK", "sample"]
 
@@ -24,7 +24,7 @@ _HALF = 0.5
 _intrinsic: Any = intrinsic
 
 
-@jit_apart
+@kept_jit_apart
 def sample(  # noqa: PLR0913, PLR0917 - the one pass needs all that is known
     padded: Any, shape: Any, taps: Any, matrix: Any, points: Any, unit: Any, shift: Any,
     scale: Any, into: Any, out: Any, first: int, last: int,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurostorm_app.models.kernels.elementary import jit_apart
+from neurostorm_app.models.kernels.elementary import jit_apart, kept_jit_apart
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def pad_voxels(volume: NDArray[np.float32], pad: int) -> NDArray[np.float32]:
     return padded
 
 
-@jit_apart
+@kept_jit_apart
 def _filter_volume(volume: Any, padded: Any) -> None:
     X, Y, Z = volume.shape
     for i in range(X):

@@ -63,15 +63,17 @@ def plan_distortion(run: Run, options: Options, *, has_t1w: bool, fit: Files | N
     ignored = "fieldmaps" in options.ignore
     way: Literal["map", "anatomy", "given", "none"]
     if fit is not None:
-        known = "field" in fit or ("fmap_xfm" in fit and bool(FIELDS & set(fit)))
-        way = "given" if known else "none"
+        if "field" not in fit and not ("fmap_xfm" in fit and FIELDS & set(fit)):
+            # What is said of a run is the same whether or not its estimates were there before.
+            anew = plan_distortion(run, options, has_t1w=has_t1w, fit=None)
+            return anew if anew.way == "none" else _uncorrected("its estimates hold no field")
+        way = "given"
     elif run.fieldmap is not None and not ignored:
         way = "map"
     else:
         way = "anatomy" if options.use_syn_sdc and has_t1w else "none"
     if way == "none":
-        why = "by choice" if ignored else "no field map belongs to the run"
-        return _uncorrected(why if fit is None else "its estimates hold no field")
+        return _uncorrected("by choice" if ignored else "no field map belongs to the run")
     try:
         axis, sign = read_phase(run.metadata, run.bold)
         readout = read_readout(

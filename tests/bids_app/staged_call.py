@@ -2,8 +2,9 @@
 
     python staged_call.py BIDS_DIR OUTPUT_DIR LEVEL [options]
 
-``PACE`` says how many seconds a step takes, ``BROKEN`` which run fails, and with ``STUBBORN`` a
-library computes and does not stop.
+A step takes as long as the live view needs to show it. ``BROKEN`` says which run fails; of the
+participant ``HOLD`` the work comes to a halt, and with ``STUBBORN`` a library computes and does not
+stop, and what signals come is written into the file of that name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -22,12 +24,40 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from conftest import Fake
 
+from neurostorm_app.bids_app import signals
 from neurostorm_app.bids_app.cli import guarded, main_inner
+from neurostorm_app.bids_app.progress import view
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.progress import Event, advance, stage, tell
 
-PACE = float(os.environ.get("PACE", "0.05"))
+PATIENCE = 120
 log = logging.getLogger("neurostorm_app.pipelines.staged")
+
+
+class Watched(view.View):
+    """Counts its pictures."""
+
+    pictures = 0
+    shown = False
+
+    def __enter__(self):
+        Watched.shown = True
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        Watched.shown = False
+        super().__exit__(*error)
+
+    def _draw(self):
+        super()._draw()
+        Watched.pictures += 1
+
+
+def take_time() -> None:
+    """Wait until a picture was begun and ended, if any are drawn."""
+    end, until = Watched.pictures + 2, time.monotonic() + PATIENCE
+    while Watched.shown and Watched.pictures < end and time.monotonic() < until:
+        time.sleep(0.005)
 
 
 class Staged(Fake):
@@ -35,7 +65,7 @@ class Staged(Fake):
 
     def preprocess(self, wanted, **given):
         with stage("anatomy", "brain"):
-            time.sleep(PACE)
+            take_time()
         for number in range(10):
             for run in wanted.runs:
                 steps = {"done": number // 5, "total": 2}
@@ -48,8 +78,13 @@ class Staged(Fake):
                     steps["done"] += 1
                     tell(Event(name=run.name, stage=name, state="ended", **steps))
             self._noise(number)
-            time.sleep(PACE)
+            take_time()
+            if number == 7 and wanted.runs[0].name.startswith(os.environ.get("HOLD", "nobody")):
+                log.warning("%s: holds", os.environ["HOLD"])
+                time.sleep(600)
             if number == 7 and "STUBBORN" in os.environ:
+                told = os.environ["STUBBORN"]
+                signal.set_wakeup_fd(os.open(told, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK))
                 log.warning("sub-01: a library computes")
                 sum(itertools.repeat(0, 10**14))  # lets no Python run, signals neither
         return super().preprocess(wanted, **given)
@@ -68,7 +103,7 @@ class Staged(Fake):
     def _embed(self, name, series, device):
         with stage(series.name, f"embed {name}"):
             for done in range(3):
-                time.sleep(PACE)
+                take_time()
                 advance(done + 1, 3, "windows")
             return super()._embed(name, series, device)
 
@@ -78,6 +113,9 @@ def main() -> int:
     broken = os.environ.get("BROKEN")
     if broken:
         fake.broken[broken] = DataError(f"{broken}: there is nothing in it", fix="look at it")
+    view.View, view.PAUSE = Watched, 0.02
+    # Whoever is slow because others compute is not killed, and a second Ctrl-C is one at once.
+    signals.GRACE, signals.TWICE = 600, 0.0
     work = partial(main_inner, engines=fake.engines(), apart=True)
     return guarded("staged", work, sys.argv[1:])
 

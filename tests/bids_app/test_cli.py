@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import resource
 import subprocess
 import sys
 
@@ -42,15 +40,13 @@ def test_help_starts_without_heavy_packages():
         "import sys\n"
         "from neurostorm_app.bids_app.cli import main\n"
         "try: main(['--help'])\n"
-        f"except SystemExit: print([m for m in {heavy} if m in sys.modules])"
+        f"except SystemExit: print([m for m in {heavy} if m in sys.modules], len(sys.modules))"
     )
     command = [sys.executable, "-c", code]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert done.stdout.splitlines()[-1] == "[]"
-    spent = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    assert spent < 0.6  # s of CPU on a busy machine; 0.17 s on an idle one
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found, number = done.stdout.splitlines()[-1].rsplit(" ", 1)
+    assert found == "[]"
+    assert int(number) < 400  # modules; 263 take 0.17 s of CPU
 
 
 def test_the_version_is_printed(capsys):

@@ -21,22 +21,22 @@ from neurostorm_app.bids_app.words.kept_settings import keep_settings
 from neurostorm_app.errors import CannotCreateError
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from neurostorm_app.bids_app.scratch import open_part, open_scratch
 with open_part(Path(sys.argv[1])), open_scratch(Path(sys.argv[1])) as folder:
     (folder / "deep").mkdir()
     (folder / "deep" / "file").touch()
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """Start a process that writes aside."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    """Start a process that writes aside until its input ends."""
+    command, pipe = [sys.executable, "-c", HOLD, str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
@@ -46,7 +46,7 @@ def test_what_a_killed_process_wrote_aside_is_removed_and_not_before(holder, tmp
     assert len(list(tmp_path.iterdir())) == 2
     assert remove_abandoned(tmp_path) == []
     holder.send_signal(signal.SIGKILL)
-    holder.wait(10)
+    holder.wait()
     assert len(remove_abandoned(tmp_path)) == 2
     assert not list(tmp_path.iterdir())
 
@@ -112,6 +112,21 @@ def test_on_a_disk_without_locks_only_what_is_old_is_removed(age, tmp_path, monk
         path.touch()
         os.utime(path, (time.time() - age,) * 2)
     assert remove_abandoned(tmp_path) == ([part, folder] if age else [])
+
+
+def test_where_anybody_may_write_only_what_is_ours_is_removed(tmp_path, monkeypatch):
+    ours, elsewhere = tmp_path / f".work-{scratch._place()}-x", tmp_path / "elsewhere"
+    for folder in (ours, elsewhere):
+        folder.mkdir()
+        (folder / "held").touch()
+        (folder / "file").touch()
+    (tmp_path / f".work-{scratch._place()}-link").symlink_to(elsewhere)
+    user = os.geteuid()
+    monkeypatch.setattr(scratch.os, "geteuid", lambda: user + 1)
+    assert remove_abandoned(tmp_path, of_anybody=False) == []
+    monkeypatch.undo()
+    assert remove_abandoned(tmp_path, of_anybody=False) == [ours]
+    assert (elsewhere / "file").exists()
 
 
 def test_no_name_tells_the_machine(tmp_path, monkeypatch):

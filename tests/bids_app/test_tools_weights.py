@@ -133,4 +133,4 @@ def test_listing_waits_neither_for_torch_nor_for_the_hub():
         "main_inner(['weights', 'list']); "
         "assert not {'torch', 'huggingface_hub'} & sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, capture_output=True)
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.inputs import validation
 from neurostorm_app.bids_app.inputs.validation import find_validator, validate
-from neurostorm_app.errors import BidsError, ExitCode, NoInputError
+from neurostorm_app.errors import BidsError, ExitCode, NoInputError, TemporaryError
 
 from .conftest import write_image
 
@@ -76,6 +79,59 @@ def test_a_validator_that_breaks_is_not_taken_for_consent(monkeypatch, tmp_path,
     monkeypatch.setattr(validation, "find_validator", lambda: broken)
     with pytest.raises(BidsError, match=r"ended with code \d and no result: .*out of memory"):
         validate(dataset.root, ["01"], everyone=True)
+
+
+@pytest.fixture
+def temporary(monkeypatch, tmp_path):
+    """Give temporary files a folder of their own."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def program(path, text):
+    """Write a program that stands for the validator."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_validator_that_is_killed_says_nothing_of_the_dataset(
+    monkeypatch, tmp_path, dataset, temporary
+):
+    killed = program(tmp_path / "validator", "kill -9 $$")
+    monkeypatch.setattr(validation, "find_validator", lambda: killed)
+    with pytest.raises(TemporaryError, match="the validator was killed") as caught:
+        validate(dataset.root, ["01"], everyone=False)
+    assert caught.value.exit_code == 75
+    assert "more memory" in caught.value.fix
+    assert not list(temporary.iterdir())
+
+
+CALL = """
+import sys
+from pathlib import Path
+from neurostorm_app.bids_app.inputs import validation
+validation.find_validator = lambda: Path(sys.argv[2])
+validation.validate(Path(sys.argv[1]), ["01"], everyone=False)
+"""
+
+
+def test_what_a_killed_call_wrote_for_the_validator_is_removed_by_the_next(
+    tmp_path, dataset, temporary
+):
+    killer = program(tmp_path / "validator", "kill -9 $PPID")
+    words = [sys.executable, "-c", CALL, dataset.root, killer]
+    done = subprocess.run([str(word) for word in words], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = temporary.iterdir()
+    assert (left / "dataset" / "sub-01").is_symlink()
+    (temporary / ".work-of-another-program").mkdir()
+    validate(dataset.root, ["01"], everyone=False)
+    assert [path.name for path in temporary.iterdir()] == [".work-of-another-program"]
+    assert dataset.bold("01").is_file()
 
 
 def test_the_app_stops_at_an_invalid_dataset(settings, fake, dataset):

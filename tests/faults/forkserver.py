@@ -93,7 +93,7 @@ class ForkServer:
     def close(self) -> None:
         """End the server; its calls have ended."""
         self.process.stdin.close()
-        self.process.wait(20)
+        self.process.wait(300)
         self.process.stdout.close()
 
 

@@ -132,9 +132,13 @@ class Cluster:
         self.set_node(node, "DOWN")
 
     def restore(self, node: str) -> None:
-        """Start a node that was lost."""
+        """Start a node that was lost; when it tells the controller so, that takes it back."""
         _daemon(self, ["slurmd", "-f", self.environment["SLURM_CONF"], "-N", node])
-        self.set_node(node, "RESUME")
+        self.wait(lambda: "down" not in self.state_of(node), what=f"{node} in service")
+
+    def state_of(self, node: str) -> str:
+        """Say what the controller thinks of a node."""
+        return self.call("sinfo", "-h", "-N", "-n", node, "-o", "%T")
 
     def processes(self, node: str | None = None) -> list[int]:
         """List what this cluster has started, or the jobs of a node with what watches them."""

@@ -6,12 +6,9 @@ import contextlib
 import os
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 MIB = 2**20
 BALLAST = ".ballast"
@@ -20,8 +17,8 @@ BALLAST = ".ballast"
 class SmallDisk:
     """A mounted disk, and a file that takes the room on it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
 
     def free(self) -> int:
         return shutil.disk_usage(self.root).free

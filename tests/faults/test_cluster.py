@@ -129,7 +129,7 @@ def test_an_array_outlives_nodes_that_drop_out_and_a_full_machine(up, bids, caps
     (study.out / "go").touch()
     up.wait(lambda: study.trace("participant end"), what="the end of what the node still did")
     up.wait(lambda: not up.running(second), what="a node without work")
-    assert "drain" in up.call("sinfo", "-h", "-N", "-n", second, "-o", "%T")
+    assert "drain" in up.state_of(second)
     assert len(study.trace("participant end")) == 1
     up.restore(first)
     up.wait(lambda: len(study.trace("participant end")) >= 4, what="4 ends")
@@ -272,7 +272,7 @@ def all_the_way(folder: Path, tally) -> tuple[dict[str, str], str]:
         up.set_node(node, "DRAIN")
         up.call("scontrol", "requeue", lost)
         up.wait(lambda: not up.running(node), what="a node without work")
-        assert "drain" in up.call("sinfo", "-h", "-N", "-n", node, "-o", "%T")
+        assert "drain" in up.state_of(node)
         up.wait(lambda: len(done_runs(out)) >= 4, what="4 runs")
         assert not up.running(node)
         up.set_node(node, "RESUME")

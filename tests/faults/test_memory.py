@@ -154,7 +154,7 @@ def test_work_that_the_kernel_kills_ends_in_75_and_is_done_with_more(preprocesse
     with memory_box(220 * MIB) as box:
         # Told that there is more than the kernel gives: the limit of the box is not asked.
         code = "import neurostorm_app.pipelines.resources as r, sys; "
-        code += "r._cgroup_folders = lambda *_: iter(()); "
+        code += "r.find_cgroups = lambda *_: iter(()); "
         code += "from neurostorm_app.bids_app.cli import main; sys.exit(main())"
         argv = [sys.executable, "-c", code, *words(preprocessed / "bids", out, *more)[1:]]
         first = box.run(argv, timeout=600)
@@ -166,7 +166,7 @@ def test_work_that_the_kernel_kills_ends_in_75_and_is_done_with_more(preprocesse
     tally(MEMORY, survived=int(fine), bytes_lost=sum(lost.values()))
     assert killed
     assert first.returncode == 75, first.stdout
-    assert "most often because its memory was used up" in first.stdout
+    assert "the memory limit of 0.2 GiB of its control group was reached" in first.stdout
     assert again == whole == 0
     assert not lost
 

@@ -71,7 +71,7 @@ def test_the_scan_is_the_recurrence_written_as_loops(
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)  # no unit
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=some.tuples(*(some.integers(1, n) for n in (10, 40, 35, 18))),
     absent=some.sets(some.sampled_from(["D", "z", "dt_bias"])),
@@ -246,9 +246,12 @@ def test_each_device_has_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 MEMORY = """
-import resource, torch
+import torch
 from neurostorm_app.models.scan import selective_scan
 torch.set_num_threads(1)
+def peak():  # in KiB; ru_maxrss would have in it what the parent took
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0])
 def scan(n):
     u = torch.rand(n, n, 64, requires_grad={grad})
     B = torch.rand(n, n, 16)
@@ -256,9 +259,9 @@ def scan(n):
     if {grad}:
         y.sum().backward()
 scan(8)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 scan(256)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak() - before) // 1024)
 """
 
 
@@ -270,7 +273,7 @@ def test_the_states_of_all_tokens_never_exist_at_once(*, grad: bool, limit: int)
 
 def in_a_process(script: str, **environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=300,
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False,
         env=os.environ | environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -371,6 +374,28 @@ def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:
     environment = {"NUMBA_CACHE_DIR": str(tmp_path)}
     in_a_process(warm, **environment)
     assert in_a_process(count, **environment) == "[0, 0, 0, 0]"
+
+
+ROUNDED = """
+import hashlib
+import numpy as np
+from neurostorm_app.pipelines.kernels.alignment import add_normal
+rng = np.random.default_rng(1)
+columns, seen = (rng.normal(size=s).astype(np.float32) for s in ((7, 999), (999,)))
+weights, normal = rng.random(999, dtype=np.float32), np.zeros((8, 8))
+add_normal(columns, seen, weights, normal)
+print(hashlib.sha256(normal.tobytes()).hexdigest())
+"""
+
+
+def test_loops_round_alike_whether_compiled_just_now_or_read_from_a_disk(tmp_path: Path) -> None:
+    """Whatever of them a process that was killed, or another one at work, has left there."""
+    found = [in_a_process(ROUNDED, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
+    for path in tmp_path.rglob("*add_normal*"):
+        path.unlink()
+    found.append(in_a_process(ROUNDED, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert len(set(found)) == 1
+    assert not list(tmp_path.rglob("*add_products*")), "a part is kept on its own"
 
 
 def test_a_folder_of_somebody_else_is_not_used(

@@ -149,7 +149,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Arguments
     torch.save(cases, folder / "cases.pt")
     subprocess.run(
         [sys.executable, "-c", INTERPRET, folder / "cases.pt", folder / "done.pt"],
-        check=True, timeout=300, env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        check=True, env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     done: dict[str, Arguments] = torch.load(folder / "done.pt")
     return done

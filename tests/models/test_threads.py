@@ -22,7 +22,7 @@ def outer():
         out.append(by_slabs(inner, x, axis=1, thickness=8, shape=(2, 16)))
 thread = threading.Thread(target=outer, daemon=True)
 thread.start()
-thread.join(60)
+thread.join(300)
 assert not thread.is_alive(), "the threads wait for each other"
 assert torch.equal(out[0], x + 1)
 """
@@ -31,7 +31,7 @@ assert torch.equal(out[0], x + 1)
 def test_parts_of_parts_started_in_a_new_thread_come_to_an_end() -> None:
     """A fresh process: torch gives each thread its number when it is first asked."""
     done = subprocess.run(
-        [sys.executable, "-c", NESTED], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", NESTED], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
 

@@ -291,7 +291,7 @@ def test_finding_and_hashing_do_not_wait_for_torch() -> None:
         "card = read_card('neurostorm-demo'); check_hash(find_weights(card), card.sha256); "
         "assert not {'torch', 'huggingface_hub'} & sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_a_configuration_beside_plain_weights_is_taken(tmp_path: Path) -> None:
@@ -431,7 +431,7 @@ def test_large_weights_are_mapped_not_copied(tmp_path: Path) -> None:
         "assert float(state['x'].sum()) == 0"
     )
     small = save({"x": torch.ones(2)}, tmp_path)
-    subprocess.run([sys.executable, "-c", script, path, small], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script, path, small], check=True)
 
 
 @pytest.mark.parametrize("name", ["mae", "sex", "age", "mae_2025_layout"])

@@ -190,7 +190,8 @@ from pathlib import Path
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.image import iter_volumes, open_image, read_volume
 
-used = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # MiB
+# In MiB; ru_maxrss would have in it what the parent took.
+used = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
 pages = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (pages + 300 * 2**20,) * 2)
 before = used()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -458,6 +459,7 @@ print(refused)
     save_index(build_index(people[:100], centre=True, kind="hnsw"), tmp_path / "index")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "index")],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

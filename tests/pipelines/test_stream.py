@@ -18,6 +18,9 @@ from neurostorm_app.pipelines.stream import Output, stream_runs
 
 SHAPE = (3, 4)
 SIZE = 3 * 4 * 4  # bytes of a window
+N_WINDOWS = sum(range(9))  # of eight runs
+PATIENCE = 120
+"""Seconds that a thread waits for another one: the machine may be busy with other things."""
 
 
 def make_runs(n):
@@ -72,7 +75,11 @@ class Pipeline:
 
 
 def readers():
-    return [thread for thread in threading.enumerate() if thread.name == "reader"]
+    """List the reading threads, none of which outlives its stream."""
+    found = [thread for thread in threading.enumerate() if thread.name == "reader"]
+    for thread in found:
+        thread.join(PATIENCE)
+    return [thread for thread in found if thread.is_alive()]
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 50])
@@ -113,7 +120,7 @@ def test_a_run_is_given_as_soon_as_it_is_done():
     def slow_runs():
         runs = make_runs(2)
         yield runs[0]
-        assert first.wait(20)
+        assert first.wait(PATIENCE)
         yield runs[1]
 
     stream = pipeline.stream(slow_runs())
@@ -125,7 +132,7 @@ def test_a_run_is_given_as_soon_as_it_is_done():
 
 def test_the_next_run_is_prepared_while_the_network_works():
     pipeline = Pipeline()
-    met = threading.Barrier(2, timeout=20)
+    met = threading.Barrier(2, timeout=PATIENCE)
 
     def prepare(run):
         if run.name == "run-1":
@@ -149,10 +156,17 @@ def test_no_more_windows_wait_than_the_bytes_allow(ahead, most):
     waiting = []
 
     def compute(items):
-        time.sleep(0.002)  # the reader runs ahead as far as it may
         # Beside those in the queue the reader holds one, and this batch has left the queue.
-        waiting.append(pipeline.n_windows - pipeline.n_computed - len(items) - 1)
+        left = N_WINDOWS - pipeline.n_computed - len(items)
+        until = time.monotonic() + PATIENCE
+        while that_wait(items) < min(most, left - 1) and time.monotonic() < until:
+            time.sleep(0.001)  # the reader runs ahead as far as it may
+        time.sleep(0.001)  # and no further
+        waiting.append(that_wait(items))
         return pipeline.compute(items)
+
+    def that_wait(items):
+        return pipeline.n_windows - pipeline.n_computed - len(items) - 1
 
     stream = stream_runs(
         make_runs(8), prepare=pipeline.prepare, compute=compute, batch=lambda: 1, ahead=ahead

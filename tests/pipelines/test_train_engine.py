@@ -34,9 +34,9 @@ TRUTH = torch.tensor([1.0, -2.0, 0.5, 0.0])
 class Line(Task):
     """A layer with dropout before it, that learns a line; one of its parameters is frozen."""
 
-    def __init__(self, pause: float = 0.0) -> None:
+    def __init__(self, stuck_from: int = 10**9) -> None:
         super().__init__()
-        self.line, self.pause = nn.Linear(4, 1), pause
+        self.line, self.stuck_from = nn.Linear(4, 1), stuck_from
         self.dropout, self.norm = nn.Dropout(0.1), nn.BatchNorm1d(4)
         self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
         nn.init.zeros_(self.line.weight)
@@ -50,7 +50,8 @@ class Line(Task):
         return torch.tensor(np.stack(x), dtype=torch.float32)
 
     def forward(self, draw, loaded):
-        time.sleep(self.pause)
+        if draw.step >= self.stuck_from:
+            time.sleep(600)
         device = self.line.weight.device
         noise = torch.randn(len(loaded), generator=draw.generator("noise")).to(device)
         guess = self.line(self.dropout(self.norm(loaded.to(device))))[:, 0]
@@ -100,7 +101,7 @@ def test_a_training_learns_and_leaves_checkpoints_and_a_log(tmp_path):
 def test_a_training_that_is_over_is_not_done_again(tmp_path):
     first, again = Line(), Line()
     out = train(first, PLAN, folder=tmp_path, identity={})
-    again.pause = 1e9
+    again.stuck_from = 0
     assert train(again, PLAN, folder=tmp_path, identity={}).validations == out.validations
     assert same(weights(first), weights(again))
 
@@ -130,7 +131,7 @@ import importlib.util as u, torch
 torch.set_num_threads(1)
 spec = u.spec_from_file_location("engine_test", sys.argv[1])
 module = u.module_from_spec(spec); spec.loader.exec_module(module)
-module.train(module.Line(pause=0.05), module.PLAN, folder=Path(sys.argv[2]), identity={})
+module.train(module.Line(stuck_from=6), module.PLAN, folder=Path(sys.argv[2]), identity={})
 """
 
 
@@ -144,7 +145,7 @@ def test_a_training_killed_by_kill_9_goes_on_to_the_same_bits(tmp_path):
         child.wait()
     latest = find_checkpoint(out)
     assert latest is not None
-    assert json.loads((latest / "progress.json").read_text())["step"] < PLAN.steps
+    assert json.loads((latest / "progress.json").read_text())["step"] == 4 < PLAN.steps
     resumed, whole = Line(), Line()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -156,7 +157,7 @@ def test_a_training_killed_by_kill_9_goes_on_to_the_same_bits(tmp_path):
 
 def wait_for(ready, child: subprocess.Popen) -> None:
     """Wait until something is there; a child that ends early is an error."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not ready():
         assert child.poll() is None, f"the training ended with {child.returncode}"
         assert time.monotonic() < deadline
@@ -305,10 +306,10 @@ def test_two_processes_train_one_network(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(DDP)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
-               "--master-port", "29517", str(script), __file__, str(tmp_path / "out")]  # fmt: skip
+               "--standalone", str(script), __file__, str(tmp_path / "out")]  # fmt: skip
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-        check=False, timeout=120,
+        check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     main, other = (torch.load(tmp_path / f"out.{n}.pt", weights_only=True) for n in (1, 0))

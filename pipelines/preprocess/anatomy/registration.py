@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,9 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from neurostorm_app.errors import DataError
+from neurostorm_app.errors import DataError, TemporaryError
 from neurostorm_app.pipelines.image import write_volume
 from neurostorm_app.pipelines.itk import from_ants
+from neurostorm_app.pipelines.shortage import read_shortage
 from neurostorm_app.pipelines.xfm import Affine, Chain
 
 if TYPE_CHECKING:
@@ -124,6 +126,8 @@ def _register(
         try:
             found = (run_ants if _is_first() else _run_aside)(folder, seed, options)
         except RuntimeError as error:
+            if (lacking := read_shortage(str(error))) is not None:
+                raise lacking from error
             raise DataError(
                 f"the registration of two images failed ({error})",
                 fix="look at both images: orientation, field of view and brain mask",
@@ -186,6 +190,12 @@ def _run_aside(folder: Path, seed: int, options: Mapping[str, Any]) -> dict[str,
     asked = json.dumps([str(folder), seed, options])
     command = [sys.executable, "-c", script, asked]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode == -signal.SIGKILL:
+        raise TemporaryError(
+            "the process of a registration was killed (SIGKILL), most often because its memory was"
+            " used up",
+            fix="call again with a smaller --nprocs, or give the job more memory and --mem",
+        )
     if done.returncode != 0:
         raise RuntimeError((done.stderr.strip() or "no reason was given").splitlines()[-1])
     found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])

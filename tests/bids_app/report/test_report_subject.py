@@ -149,6 +149,16 @@ def test_a_page_is_the_same_twice(tree):
     assert write_subject_page(tree.root, "01").read_bytes() == first
 
 
+def test_a_page_does_not_tell_whether_the_last_call_found_or_made_the_results(tree):
+    name, measures = "sub-01_task-rest", tree.root / "logs" / "sub-01_measures.json"
+    tree.run(name)
+    made = write_subject_page(tree.root, "01").read_bytes(), measures.read_bytes()
+    tree.report(name, status="reused", stages=[])
+    assert (write_subject_page(tree.root, "01").read_bytes(), measures.read_bytes()) == made
+    tree.report(name, status="failed")
+    assert write_subject_page(tree.root, "01").read_bytes() != made[0]
+
+
 def test_hostile_text_is_shown_and_never_run(tree):
     name = "sub-01_task-rest"
     tree.series(name)

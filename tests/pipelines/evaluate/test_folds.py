@@ -26,7 +26,7 @@ def torn(numbers, groups) -> list[object]:
     return [g for g in np.unique(groups) if np.unique(numbers[groups == g]).size > 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     sizes=st.lists(st.integers(1, 7), min_size=6, max_size=30),
     n_folds=st.integers(2, 6),

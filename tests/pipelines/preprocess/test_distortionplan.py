@@ -83,3 +83,27 @@ def test_what_is_not_corrected_is_told_with_its_reason(make_run, metadata, optio
     assert (found.way, found.fieldmap, found.facts) == ("none", None, {})
     assert words in found.notes[0]
     assert str(make_run().bold.parent) not in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "metadata", "options"),
+    [
+        (None, EPI, {}),
+        (None, EPI, {"use_syn_sdc": True, "has_t1w": False}),
+        ("pepolar", EPI, {"ignore": frozenset({"fieldmaps"})}),
+        ("pepolar", {"TotalReadoutTime": 0.03}, {}),
+    ],
+    ids=["no field map", "no anatomy", "by choice", "no direction"],
+)
+def test_the_same_is_said_whether_or_not_estimates_were_there_before(
+    make_run, kind, metadata, options
+):
+    run = make_run(kind, metadata)
+    assert plan(run, fit={"hmc_xfm": Path("x")}, **options) == plan(run, **options)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("pepolar", {}), (None, {"use_syn_sdc": True})])
+def test_estimates_without_a_field_that_could_be_had_are_told(make_run, kind, options):
+    found = plan(make_run(kind), fit={"hmc_xfm": Path("x"), "fmap_xfm": Path("y")}, **options)
+    assert (found.way, found.facts) == ("none", {})
+    assert found.notes[0].endswith("is not corrected: its estimates hold no field")

@@ -15,7 +15,13 @@ from nibabel.affines import apply_affine, from_matvec
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from neurostorm_app.errors import CorruptImageError, DataError, NoInputError
+from neurostorm_app.errors import (
+    CannotCreateError,
+    CorruptImageError,
+    DataError,
+    NoInputError,
+    TemporaryError,
+)
 from neurostorm_app.pipelines.grid import Grid
 from neurostorm_app.pipelines.image import read_volume, write_volume
 from neurostorm_app.pipelines.itk import read_itk_composite, write_itk_composite
@@ -465,6 +471,31 @@ def test_where_ants_was_used_before_registrations_run_aside(blobs, tmp_path, mon
     assert np.linalg.norm(shift) == pytest.approx(grid.zooms[1], abs=0.5)  # mm, one voxel
     with pytest.raises(DataError, match="the registration of two images failed"):
         register_syn((volume, grid), moving, work_dir=tmp_path, kind="NoSuchTransform")
+
+
+@pytest.mark.parametrize(
+    ("does", "kind", "words"),
+    [
+        ("kill -9 $$", TemporaryError, "the process of a registration was killed"),
+        ("echo RuntimeError: std::bad_alloc >&2; exit 1", TemporaryError, "not enough memory"),
+        ("echo '[Errno 28] No space left on device' >&2; exit 1", CannotCreateError, "No space"),
+        ("kill -11 $$", DataError, "the registration of two images failed"),
+    ],
+    ids=["killed", "no memory", "no room", "crashed"],
+)
+def test_a_registration_that_the_machine_ended_says_nothing_of_the_images(
+    blobs, tmp_path, monkeypatch, does, kind, words
+):
+    from neurostorm_app.pipelines.preprocess.anatomy import registration
+
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\n{does}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(registration, "_is_first", lambda: False)
+    monkeypatch.setattr(registration.sys, "executable", str(program))
+    with pytest.raises(kind, match=words) as caught:
+        register_rigidly(blobs, blobs, work_dir=tmp_path / "work")
+    assert type(caught.value) is kind
 
 
 def test_a_registration_gives_the_same_numbers_twice(blobs, tmp_path):

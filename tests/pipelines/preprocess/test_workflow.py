@@ -251,6 +251,31 @@ def test_the_death_of_a_worker_is_noticed_and_may_be_tried_again(anat, tmp_path)
     assert failed == {"sub-01_task-rest": plugin.death}
 
 
+def die():
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told_as_what_may_pass(tmp_path):
+    """As the kernel does where memory is short: this process goes on, the worker does not."""
+    from nipype.interfaces.utility import Function
+    from nipype.pipeline.engine import Node, Workflow
+
+    from neurostorm_app.pipelines.preprocess.plugin import PoolPlugin
+
+    whole = Workflow("whole", base_dir=str(tmp_path))
+    whole.config["execution"] = {"crashdump_dir": str(tmp_path), "poll_sleep_duration": "0.1"}
+    whole.add_nodes([Node(Function(function=die), "die")])
+    plugin = PoolPlugin(1)
+    with pytest.raises(RuntimeError):
+        whole.run(plugin=plugin)
+    assert isinstance(plugin.death, TemporaryError)
+    assert plugin.death.exit_code == 75
+    assert "fewer processes or more memory" in plugin.death.fix
+
+
 def test_after_a_death_what_is_left_is_tried_once_more_alone(
     monkeypatch, caplog, runs, anat, home, tmp_path
 ):
