@@ -137,6 +137,8 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
             scratch=scratch,
             series_dir=series,
         )
+        if settings.science.describe:
+            _check_describing(call)
         if execution.dry_run:
             return AppResult(lines=tuple(describe_plan(found, call, resources)), written=False)
         describe_output(
@@ -220,6 +222,13 @@ def _find_models(
     if not models:
         raise next(iter(missing.values()))
     return tuple(models), missing
+
+
+def _check_describing(call: Call) -> None:
+    """Refuse a parcellation without networks, or a wrong reference, before hours of work."""
+    from neurostorm_app.bids_app.participant.parcellations import find_parcellations
+
+    find_parcellations(call)
 
 
 def _validate(settings: Settings, found: Found) -> None:

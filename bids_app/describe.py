@@ -38,6 +38,7 @@ prov
 *_prediction.*
 *_outliers.*
 *_stat-*
+*_descriptors.*
 """
 README: Final = f"""# Embeddings of fMRI runs
 
@@ -49,6 +50,7 @@ Made by {APP}. What is here:
   model expects.
 - `*_desc-denoised_bold.nii.gz`, `*_stat-*`, `*_outliers.tsv`: series without noise, of parcels
   too, if asked for.
+- `*_desc-connectivity_descriptors.*`: connectivity by networks in numbers and words, if asked for.
 - `retrieval/`: all runs of a model in one table and one index (group level).
 - `phenotype/<source>_<target>.tsv`: predictions of a column of participants.tsv, each by models
   that had not seen the person (group level with `--target`). No measurement, not for diagnosis.
@@ -65,6 +67,7 @@ desc-boldref	field in Hz on the grid of the BOLD reference
 desc-brain	brain mask
 desc-coeff	coefficients of the B-splines of a field
 desc-confounds	series that explain noise, one row a volume
+desc-connectivity	numbers that describe the correlations of parcels by networks, and a text
 desc-coreg	reference for the registration with the T1w image, or that registration
 desc-denoised	noise taken off; a strategy's name behind it where there are several
 desc-denoisedSmoothed	noise taken off, then smoothed

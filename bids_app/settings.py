@@ -111,13 +111,26 @@ def build_settings(
             "--max-windows with --parity upstream: upstream embeds the windows it tiles",
             fix="leave one of them out",
         )
-    if settings.science.strategies and not (settings.runs_models and settings.science.has_standard):
-        raise UsageError(
-            "--denoise takes series in a standard space, and the other options leave those out",
-            fix="leave out --denoise, or --anat-only, or a --level below full, or name a standard"
-            " space in --output-spaces",
-        )
+    _check_series_options(settings)
     return settings
+
+
+def _check_series_options(settings: Settings) -> None:
+    """Refuse options that take series where none are made, and those that would do nothing."""
+    science = settings.science
+    asked = {"--denoise": bool(science.strategies), "--describe": science.describe}
+    for option in (name for name, wanted in asked.items() if wanted):
+        if not (settings.runs_models and science.has_standard):
+            raise UsageError(
+                f"{option} takes series in a standard space, and the other options leave those out",
+                fix=f"leave out {option}, or --anat-only, or a --level below full, or name a "
+                "standard space in --output-spaces",
+            )
+    idle = [name for name in ("reference_descriptors", "components") if getattr(science, name)]
+    if idle and not science.describe:
+        raise UsageError(
+            f"{_flags(idle)}: without --describe nothing is described", fix="add --describe"
+        )
 
 
 def _check_group_options(settings: Settings, given: Mapping[str, Any]) -> None:

@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING, Any
 from neurostorm_app.bids_app.cli import Parser, guarded
 from neurostorm_app.bids_app.verbs.compat import add_compat, call_compat
 from neurostorm_app.bids_app.verbs.completion import add_completion, call_completion
+from neurostorm_app.bids_app.verbs.describe import add_describe, call_describe
+from neurostorm_app.bids_app.verbs.describe_reference import (
+    add_describe_reference,
+    call_describe_reference,
+)
 from neurostorm_app.bids_app.verbs.explore import add_explore, call_explore
 from neurostorm_app.bids_app.verbs.predict import add_predict, call_predict
 from neurostorm_app.bids_app.verbs.query import add_query, call_query
@@ -41,6 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     add_predict(_verb(verbs, "predict", call_predict, about))
     about = "embed parcel series that were extracted elsewhere"
     add_series(_verb(verbs, "embed-series", call_series, about))
+    about = "describe the connectivity of parcel series that were extracted elsewhere"
+    add_describe(_verb(verbs, "describe", call_describe, about))
+    about = "make of a cohort's descriptions what others are compared with"
+    add_describe_reference(_verb(verbs, "describe-reference", call_describe_reference, about))
     about = "ask a BrainLM for forecasts, reconstructions, networks or perturbations"
     add_explore(_verb(verbs, "explore", call_explore, about))
     about = "say which tools can go on from a derivative, and what is missing for each"

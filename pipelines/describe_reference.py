@@ -1,32 +1,43 @@
 """What descriptions are compared with: means and spreads of a cohort that the user gives.
 
-None is shipped. A comparison means something where the cohort was scanned and prepared alike.
+None is shipped. A comparison means something where the cohort was scanned and prepared alike, so
+a reference says of whom and of what it was made, and what was made otherwise is not compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
-from neurostorm_app.errors import DataError, NoInputError, UsageError
+from neurostorm_app.errors import DataError, NoInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["COLUMNS", "Reference", "format_reference", "read_reference", "word_z"]
+__all__ = [
+    "COLUMNS",
+    "KIND",
+    "LEAST",
+    "Reference",
+    "name_differing",
+    "read_reference",
+    "word_z",
+]
 
-COLUMNS = ("descriptor", "mean", "sd", "n", "pipeline")
+COLUMNS = ("descriptor", "mean", "sd", "n")
 """Of the table: one row a number, tab-separated."""
+LEAST = 20
+"""Participants below which there is no reference: of 20, a spread is known to 16 %."""
 SOME, FAR = 1.0, 2.0
 """Standard deviations beyond which words change."""
-_FIX = "give a table with the columns " + ", ".join(COLUMNS)
+KIND = "reference of descriptors"
+"""What the JSON file of a table says it is."""
+_FIX = "make it with neurostorm-tools describe-reference"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +48,33 @@ class Reference:
     ----------
     values : mapping of str to pair of float
         Mean and standard deviation by the name of the number.
-    n : int
-        Runs that the smallest row was made of.
+    participants : tuple of str
+        Who is in it, one run each.
+    basis : mapping
+        What the numbers were made of: parcels, networks, cleaning.
     pipeline : str
-        How they were prepared, in the words of who made the table.
+        How the runs were prepared, in the words of who made the table.
+    members : frozenset of str
+        Digests of its runs.
     sha256 : str
-        Of the file.
+        Of the table.
     """
 
     values: Mapping[str, tuple[float, float]]
-    n: int
+    participants: tuple[str, ...]
+    basis: Mapping[str, Any]
     pipeline: str
     sha256: str
+    members: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def n(self) -> int:
+        """Participants."""
+        return len(self.participants)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Say what it is, for the description of a run; who is in it stands in its own file."""
+        return {"Pipeline": self.pipeline, "N": self.n, "SHA256": self.sha256}
 
     def compare(self, found: Mapping[str, float]) -> dict[str, float]:
         """Give (value - mean) / sd of the numbers that the reference has.
@@ -73,7 +99,7 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """Read the table of a cohort.
+    """Read the table of a cohort, and the JSON file beside it.
 
     Parameters
     ----------
@@ -88,13 +114,45 @@ def read_reference(path: Path) -> Reference:
     Raises
     ------
     NoInputError
-        If there is no such file.
+        If there is no such file, or none beside it.
     DataError
-        If a column is missing, a row is there twice, or a number makes no sense.
+        If a file is something else, or a number makes no sense.
     """
-    if not path.is_file():
-        raise NoInputError(f"{path}: there is no such reference table", fix=_FIX)
+    beside = path.with_suffix(".json")
+    for file, what in ((path, "reference table"), (beside, "file that says of whom it was made")):
+        if not file.is_file():
+            raise NoInputError(f"{file}: there is no such {what}", fix=_FIX)
     raw = path.read_bytes()
+    values = _read_rows(path, raw)
+    try:
+        about = json.loads(beside.read_text(encoding="utf-8-sig"))
+        people, basis = tuple(map(str, about["Participants"])), dict(about["Basis"])
+        members = frozenset(map(str, about["Members"]))
+        pipeline = str(about["Pipeline"])
+    except (ValueError, TypeError, KeyError) as why:
+        raise DataError(
+            f"{beside}: does not say of whom and of what the reference was made: "
+            f"{type(why).__name__} {why}",
+            fix=_FIX,
+        ) from why
+    if len(set(people)) < LEAST:
+        raise DataError(
+            f"{beside}: names {len(set(people))} participants; a reference takes {LEAST} or more",
+            fix=_FIX,
+        )
+    return Reference(
+        values=values,
+        participants=people,
+        basis=basis,
+        pipeline=pipeline,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        members=members,
+    )
+
+
+def _read_rows(path: Path, raw: bytes) -> dict[str, tuple[float, float]]:
+    import pandas as pd
+
     try:
         table = pd.read_csv(io.BytesIO(raw), sep="\t", dtype=str, keep_default_na=False)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as why:
@@ -106,63 +164,40 @@ def read_reference(path: Path) -> Reference:
             f"{', '.join(map(str, table.columns))}",
             fix=_FIX,
         )
-    names, pipelines = table["descriptor"].tolist(), set(table["pipeline"])
-    if len(set(names)) < len(names) or len(pipelines) > 1:
-        raise DataError(
-            f"{path}: a descriptor is there twice, or the rows are of {len(pipelines)} pipelines; "
-            "expected each once, and one pipeline",
-            fix="give one reference for each pipeline",
-        )
+    names = table["descriptor"].tolist()
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: {twice} is there twice; expected each number once", fix=_FIX)
     numbers = table[["mean", "sd", "n"]].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     for name, (mean, sd, n) in zip(names, numbers, strict=True):
-        if not (math.isfinite(mean) and math.isfinite(sd) and sd > 0 and n >= 2):
+        if not (math.isfinite(mean) and math.isfinite(sd) and sd > 0 and n >= LEAST):
             raise DataError(
                 f"{path}: {name} has the mean {mean:g}, the sd {sd:g} and n {n:g}; expected finite "
-                "numbers, an sd above 0 and two runs or more",
-                fix="leave the row out, or make the reference of more runs",
+                f"numbers, an sd above 0 and {LEAST} participants or more",
+                fix=_FIX,
             )
-    return Reference(
-        values={name: (row[0], row[1]) for name, row in zip(names, numbers, strict=True)},
-        n=int(numbers[:, 2].min()),
-        pipeline=pipelines.pop(),
-        sha256=hashlib.sha256(raw).hexdigest(),
-    )
+    return {name: (row[0], row[1]) for name, row in zip(names, numbers, strict=True)}
 
 
-def format_reference(found: Sequence[Mapping[str, float]], *, pipeline: str) -> str:
-    """Make the table of a cohort from the numbers of its runs.
+def name_differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Name what two descriptions were made of otherwise; empty if of the same.
 
     Parameters
     ----------
-    found : sequence of mapping of str to float
-        Numbers of each run, one run a person.
-    pipeline : str
-        How they were prepared.
+    one, other : mapping
+        What each was made of; values are JSON's.
 
     Returns
     -------
     str
-        What `read_reference` reads. Numbers that some run lacks, or that do not vary, are left out.
+        Keys, by commas.
 
-    Raises
-    ------
-    UsageError
-        If there are fewer than two runs.
+    Examples
+    --------
+    >>> name_differing({"Atlas": "A", "Confounds": ["csf"]}, {"Atlas": "A", "Confounds": []})
+    'Confounds'
     """
-    if len(found) < 2:
-        raise UsageError(
-            f"a reference was asked for of {len(found)} runs; a spread takes two or more",
-            fix="describe more runs first",
-        )
-    lines = ["\t".join(COLUMNS)]
-    for name in found[0]:
-        if not all(name in one for one in found):
-            continue
-        values = np.array([one[name] for one in found])
-        sd = float(values.std(ddof=1))
-        if sd > 0:
-            lines.append(f"{name}\t{values.mean():.9g}\t{sd:.9g}\t{len(values)}\t{pipeline}")
-    return "\n".join(lines) + "\n"
+    return ", ".join(key for key in sorted({*one, *other}) if one.get(key) != other.get(key))
 
 
 def word_z(z: float) -> str:

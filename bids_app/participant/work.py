@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from neurostorm_app.bids_app.derivatives import write_json
 from neurostorm_app.bids_app.engines import Wanted
 from neurostorm_app.bids_app.participant.admission import admit
+from neurostorm_app.bids_app.participant.derived import derive
 from neurostorm_app.bids_app.participant.embedding import embed_runs
 from neurostorm_app.bids_app.participant.image_sidecars import said
 from neurostorm_app.bids_app.participant.keeping import Keeper, mend, read_qc
@@ -88,24 +89,12 @@ def process_participants(participants: Sequence[Participant], call: Call) -> lis
         call.stops and any(run.errors for run in progress.values())
     ):
         embed_runs(makers, progress, call)
-    if call.settings.science.denoise and not (
-        call.stops and any(run.errors for run in progress.values())
-    ):
-        _denoise(makers, progress, call)
+    derive(makers, progress, call)
     results = [run.result() for run in progress.values()]
     for result in results:
         _write_run_report(result, call)
         tell_result(result)
     return results
-
-
-def _denoise(
-    makers: Mapping[str, Callable[[str], Ready]], progress: Mapping[str, Progress], call: Call
-) -> None:
-    from neurostorm_app.bids_app.participant.denoising import denoise_runs
-
-    science = call.settings.science
-    denoise_runs(makers, progress, call, science.strategies, smoothing=science.denoise_smoothing)
 
 
 def _in_space(pieces: RunPieces, call: Call, wanted: str) -> Ready:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from neurostorm_app.bids_app.report.anatomical import build_anatomy
 from neurostorm_app.bids_app.report.citing import write_methods
+from neurostorm_app.bids_app.report.describing import read_descriptions
 from neurostorm_app.bids_app.report.embeddings import build_models, is_control, is_demo
 from neurostorm_app.bids_app.report.functional import FunctionalSection, build_functional
 from neurostorm_app.bids_app.report.history import read_history
@@ -88,6 +89,7 @@ def write_subject_page(
         "anatomy": [build_anatomy(anatomy) for anatomy in found.anatomy],
         "anatomy_records": flatten(found.qc),
         "models": models,
+        "descriptions": read_descriptions(output_dir, participant, found.runs, notices),
         "demo": [model.name for model in models if model.demo],
         "history": read_history(output_dir, participant),
         "methods": write_methods(found.methods, found.runs),

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from neurostorm_app.errors import AppError
     from neurostorm_app.pipelines.embed_series import ParcelTable
 
-__all__ = ["add_series", "call_series", "read_links"]
+__all__ = [
+    "add_series",
+    "call_series",
+    "check_places",
+    "make_call",
+    "open_tables",
+    "read_links",
+]
 
 log = logging.getLogger(__name__)
 
@@ -81,18 +88,39 @@ def call_series(asked: argparse.Namespace) -> None:
     to_terminal(0)
     engines = series_engines()
     out = asked.out.resolve()
-    tables, failed = _open_tables(asked)
-    roots = _check_places(tables, out)
+    tables, failed = open_tables(asked)
+    roots = check_places(tables, out)
     settings = _settings(asked, roots)
     models = _find_models(settings, engines)
-    call = _make_call(settings, engines, models)
+    call = make_call(settings, engines, models)
     free = [table for table in tables if _note_taken(table, call, failed)]
     describe_output(out, roots)
     progress = embed_tables(free, call)
     _finish(progress, failed, asked=len(asked.tables), models=models, out=out)
 
 
-def _open_tables(asked: argparse.Namespace) -> tuple[list[ParcelTable], dict[str, AppError]]:
+def open_tables(asked: argparse.Namespace) -> tuple[list[ParcelTable], dict[str, AppError]]:
+    """Read names and sidecars of the tables of a call, one a run.
+
+    Parameters
+    ----------
+    asked : Namespace
+        With ``tables``, ``tr`` and ``atlas_name``.
+
+    Returns
+    -------
+    tables : list of ParcelTable
+        One at least.
+    failed : dict of str to AppError
+        Why others cannot be used, by file name.
+
+    Raises
+    ------
+    NoInputError, UsageError
+        If one is not there, lacks its atlas or repetition time, or two are of one run.
+    DataError
+        If none can be used.
+    """
     from neurostorm_app.bids_app.participant.series_tables import open_table
 
     tables: dict[str, ParcelTable] = {}
@@ -117,8 +145,14 @@ def _open_tables(asked: argparse.Namespace) -> tuple[list[ParcelTable], dict[str
     return list(tables.values()), failed
 
 
-def _check_places(tables: Sequence[ParcelTable], out: Path) -> dict[str, Path]:
-    """Check the output folder, and name the datasets that the tables lie in."""
+def check_places(tables: Sequence[ParcelTable], out: Path) -> dict[str, Path]:
+    """Check the output folder, and name the datasets that the tables lie in.
+
+    Raises
+    ------
+    CannotCreateError
+        If it is inside of one of them, belongs to something else, or cannot be written.
+    """
     from neurostorm_app.bids_app.describe import check_output_dir, check_owner
     from neurostorm_app.bids_app.participant.series_tables import name_roots, root_of
 
@@ -190,7 +224,8 @@ def _find_models(settings: Settings, engines: Engines) -> tuple[ModelFiles, ...]
     return tuple(without_atlas(engines.find_model(name, settings.science)) for name in names)
 
 
-def _make_call(settings: Settings, engines: Engines, models: tuple[ModelFiles, ...]) -> Call:
+def make_call(settings: Settings, engines: Engines, models: tuple[ModelFiles, ...]) -> Call:
+    """Make what all tables of a call share."""
     from neurostorm_app.bids_app.participant.units import Call
     from neurostorm_app.bids_app.provenance import Ledger
     from neurostorm_app.pipelines.resources import detect, plan

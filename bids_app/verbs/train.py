@@ -66,7 +66,7 @@ def _pretrain(asked: argparse.Namespace) -> None:
     from neurostorm_app.pipelines.train.pretraining import pretrain
 
     settings = Pretraining(
-        objective=asked.objective,
+        objective=asked.objective or _usual_objective(asked.model),
         spatial_mask=asked.spatial_mask,
         time_mask=asked.time_mask,
         mask_ratio=asked.mask_ratio,
@@ -97,6 +97,12 @@ def _pretrain(asked: argparse.Namespace) -> None:
     plan = _plan(asked, len(participants) * (1 - settings.validation))
     atlas = asked.atlas if card.contract.kind == "volume" else None  # of masks
     _tell(pretrain(material, start=start, settings=settings, plan=plan, out=asked.out, atlas=atlas))
+
+
+def _usual_objective(name: str) -> Literal["mae", "codes"]:
+    from neurostorm_app.models import read_card
+
+    return "codes" if read_card(name).architecture == "fmri-lm" else "mae"
 
 
 def _tune(asked: argparse.Namespace) -> None:

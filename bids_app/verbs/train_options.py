@@ -9,7 +9,7 @@ __all__ = ["DEMOS", "add_train"]
 
 DEMOS = {"neurostorm-demo": "train_volumes", "brainlm-demo": "train_parcels"}
 """Demo models, and what trains each."""
-OBJECTIVES = ("mae", "contrastive", "jepa", "forecast")
+OBJECTIVES = ("mae", "contrastive", "jepa", "forecast", "codes")
 """Of pre-training."""
 
 
@@ -67,7 +67,8 @@ def _add_data(parser: Any, *, many: bool) -> None:
 def _add_pretrain(parser: Any) -> None:
     parser.set_defaults(training="pretrain")
     group = parser.add_argument_group("what is learnt")
-    group.add_argument("--objective", choices=OBJECTIVES, default="mae")
+    told = "default: codes for fMRI-LM's tokenizer, mae for all others"
+    group.add_argument("--objective", choices=OBJECTIVES, help=told)
     told = "share of another row that is mixed into rows of voxels (mind-vis); default 0"
     group.add_argument("--mix", type=float, default=0.0, metavar="X", help=told)
     told = "volumes that --objective forecast tells of a window, from those before; default 20"

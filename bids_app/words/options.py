@@ -138,6 +138,14 @@ class Science(Frozen):
     """Low-pass of --denoise, 0 for none. Default: the strategy's, 0.08 Hz of 24P, 36P and none."""
     denoise_smoothing: Annotated[float, Field(ge=0), Flag("MM")] = 0.0
     """Width (FWHM) of a Gaussian; a further denoised series is smoothed by it."""
+    describe: bool = False
+    """Also describe the connectivity of each run in numbers and words, by the networks that a table
+    beside the label image of a model (--atlas) names. No weights."""
+    reference_descriptors: Annotated[Path | None, Flag("PATH")] = None
+    """Cohort that --describe compares with: a table of "neurostorm-tools describe-reference", or a
+    folder of them. Default: nothing is compared."""
+    components: Annotated[Path | None, Flag("DIR")] = None
+    """Time courses of components of the runs (<run>_..._mixing.tsv) to describe too."""
     random_seed: Annotated[int, Field(ge=0), Flag("N")] = 42
     """Seed of everything that draws random numbers."""
 

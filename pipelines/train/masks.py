@@ -11,6 +11,7 @@ import torch
 from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.models.autoencoder import NeuroStormMae
 from neurostorm_app.models.brainlm_face import BrainLm
+from neurostorm_app.models.fmri_lm import LmTokenizer
 from neurostorm_app.models.masking import name_regions
 from neurostorm_app.models.mind_vis import MindVis
 from neurostorm_app.models.slim_brain import SlimBrain
@@ -37,7 +38,7 @@ class Pretraining:
 
     Parameters
     ----------
-    objective : {'mae', 'contrastive', 'jepa', 'forecast'}
+    objective : {'mae', 'contrastive', 'jepa', 'forecast', 'codes'}
         See the module.
     spatial_mask, time_mask, mask_ratio : str, str, float
         Instead of those of the weights' configuration.
@@ -64,7 +65,7 @@ class Pretraining:
         If nothing, or all, would be hidden, or nobody looked at.
     """
 
-    objective: Literal["mae", "contrastive", "jepa", "forecast"] = "mae"
+    objective: Literal["mae", "contrastive", "jepa", "forecast", "codes"] = "mae"
     spatial_mask: Literal["window", "random", "atlas"] | None = None
     time_mask: Literal["random", "tube"] | None = None
     mask_ratio: float | None = None
@@ -130,6 +131,11 @@ def with_masks(
     asked: dict[str, Any] = {
         name: getattr(settings, name) for name in names if getattr(settings, name) is not None
     }
+    if isinstance(model, LmTokenizer):
+        raise UsageError(
+            f"{start.card.name} tells whole windows by codes; nothing is hidden from it to guess",
+            fix="choose --objective codes",
+        )
     if isinstance(model, SlimBrain):
         return _with_units(model, asked, atlas, seed=seed)
     if isinstance(model, BrainLm | MindVis) and model.can_reconstruct:

@@ -12,11 +12,11 @@ import torch
 
 from neurostorm_app.errors import AppError, DataError, UsageError
 from neurostorm_app.models import create_model
-from neurostorm_app.models.card import VolumeContract
 from neurostorm_app.models.untrained import hash_values
 from neurostorm_app.pipelines.train.cache import CacheRecipe, build_cache
 from neurostorm_app.pipelines.train.engine import main_first
-from neurostorm_app.pipelines.train.export import name_model
+from neurostorm_app.pipelines.train.export_card import name_model
+from neurostorm_app.pipelines.train.first_networks import build_first
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -171,54 +171,14 @@ def draw_start(
     """
     name_model(name)
     settings = {**card.config, **(config or {})}
-    contract = card.contract
-    if isinstance(contract, VolumeContract):
-        wanted = [*contract.grid.shape, contract.window]
-        if list(settings.get("img_size", wanted)) != wanted:
-            raise UsageError(
-                f"img_size is {settings['img_size']}; the contract of {card.name} makes windows of "
-                f"{wanted}",
-                fix="leave img_size out, or choose the model whose contract has that grid",
-            )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = _build(card, settings, seed)
+        model = build_first(card, settings, seed)
     fresh = card.model_copy(
         update={"config": settings, "licence": "Apache-2.0", "commercial_use": True, "demo": demo}
     )
     return Start(
         name=name, card=fresh, model=model, sha256=hash_values(model), scratch=True, demo=demo
-    )
-
-
-def _build(card: Card, config: Mapping[str, Any], seed: int) -> nn.Module:
-    from neurostorm_app.models.autoencoder import NeuroStormMae
-    from neurostorm_app.models.brainlm_files import NativeConfig
-    from neurostorm_app.models.brainlm_native import BrainLmNative
-    from neurostorm_app.models.mind_vis import MindVis
-    from neurostorm_app.models.mind_vis_files import MindVisConfig
-    from neurostorm_app.models.neurostorm_files import Config
-    from neurostorm_app.models.slim_brain_files import SlimConfig
-    from neurostorm_app.models.slim_brain_mae import SlimBrainMae
-    from neurostorm_app.pipelines.train.first_values import draw_plain_values
-
-    if card.architecture.startswith("neurostorm"):
-        return NeuroStormMae(Config.of(config))
-    if card.architecture.startswith("slim-brain"):
-        return SlimBrainMae(SlimConfig.of(config))
-    if card.architecture == "mind-vis":
-        return MindVis(MindVisConfig.of(config))
-    if card.architecture == "brainlm" and "timepoint_patching_size" in config:
-        window = card.contract.window or 1
-        network = BrainLmNative(
-            NativeConfig.of(config), table=max(1, window // config["timepoint_patching_size"])
-        )
-        draw_plain_values(network, seed)
-        return network
-    raise UsageError(
-        f"{card.name} cannot be trained from scratch here",
-        fix="choose a NeuroSTORM, slim-brain, mind-vis, or a BrainLM of the native family, such as "
-        "brainlm-demo",
     )
 
 

@@ -3,8 +3,8 @@
 ``mae`` hides a part of a window by one of the five schemes of NeuroSTORM (upstream's loss breaks
 for its two tube schemes; here they train), tokens of BrainLM, or mask units of SLIM-Brain, and asks
 for it; SLIM-Brain's decoder is ours, and so is what it learns by it. ``contrastive`` is SwiFT's
-objective on NeuroSTORM's encoder, in its two kinds, ``jepa`` one of ours on SLIM-Brain's, and
-``forecast`` asks BrainLM for the last volumes of windows.
+objective on NeuroSTORM's encoder, in its two kinds, ``jepa`` one of ours on SLIM-Brain's,
+``forecast`` asks BrainLM for the last volumes of windows, and ``codes`` is fMRI-LM's tokenizer's.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from neurostorm_app.models.brainlm_face import BrainLm
+    from neurostorm_app.models.fmri_lm import LmTokenizer
     from neurostorm_app.models.slim_brain_jepa import SlimBrainJepa
     from neurostorm_app.models.slim_brain_mae import SlimBrainMae
     from neurostorm_app.pipelines.train.material import Material, Start
@@ -49,7 +50,7 @@ class MaskedGuess(Task):
 
     Parameters
     ----------
-    model : NeuroStormMae, BrainLm, SlimBrainMae, SlimBrainJepa or MindVis
+    model : NeuroStormMae, BrainLm, SlimBrainMae, SlimBrainJepa, MindVis or LmTokenizer
         What learns.
     material : Material
         The runs.
@@ -61,7 +62,7 @@ class MaskedGuess(Task):
 
     def __init__(
         self,
-        model: NeuroStormMae | BrainLm | SlimBrainMae | SlimBrainJepa | MindVis,
+        model: NeuroStormMae | BrainLm | SlimBrainMae | SlimBrainJepa | MindVis | LmTokenizer,
         material: Material,
         settings: Pretraining,
         *,
@@ -208,6 +209,11 @@ def pretrain(
 
         task = FutureGuess(start, material, settings, seed=plan.seed)
         error = f"forecast of {settings.horizon} volumes, mean squared error"
+    elif settings.objective == "codes":
+        from neurostorm_app.pipelines.train.codes import CodeLearning
+
+        task = CodeLearning(start, material, settings, plan)
+        error = "mean squared error of what codes tell, plus the distance from the codebook"
     else:
         if not isinstance(start.model, NeuroStorm):
             raise UsageError(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from neurostorm_app.errors import DataError, NoInputError, UsageError
-from neurostorm_app.pipelines.describe import NOTICE, Description, describe
+from neurostorm_app.pipelines.describe import Description, describe
+from neurostorm_app.pipelines.describe_cohort import Member, build_reference, choose_reference
 from neurostorm_app.pipelines.describe_gradients import find_gradients
 from neurostorm_app.pipelines.describe_graph import (
     clustering,
@@ -18,7 +19,7 @@ from neurostorm_app.pipelines.describe_graph import (
     measure_efficiency,
     modularity,
 )
-from neurostorm_app.pipelines.describe_reference import format_reference, read_reference, word_z
+from neurostorm_app.pipelines.describe_reference import LEAST, Reference, read_reference, word_z
 from neurostorm_app.pipelines.describe_values import (
     average_pairs,
     find_network,
@@ -37,11 +38,6 @@ EACH = 8
 """Parcels of a planted network."""
 NOISE = 0.7
 """Standard deviation of a parcel's own signal; that of its network is 1."""
-DIAGNOSTIC = (
-    *("abnormal", "disease", "disorder", "patient", "deficit", "impair", "patholog", "risk"),
-    *("symptom", "healthy", "diagnos", "dementia", "autis", "schizo", "depress", "alzheimer"),
-    *("clinical", "dysfunction"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -215,17 +211,33 @@ def test_parcels_without_network_or_signal_are_left_out() -> None:
     assert alone.connectivity == found.connectivity
 
 
-def cohort(n: int = 12) -> list[Description]:
-    return [describe(planted(seed, n=600), NAMES, tr=2.0) for seed in range(n)]
+def write_reference(folder: Path, people: list[Description], **more: Any) -> Path:
+    """Write the reference of a cohort, as the verb does."""
+    members = {
+        f"sub-{i:02d}": Member(values=one.comparable, digest=one.digest)
+        for i, one in enumerate(people)
+    }
+    basis = {"Atlas": "Made", **more}
+    table, about = build_reference(members, basis=basis, pipeline="ours, 1.0")
+    path = folder / "reference.tsv"
+    path.write_text(table)
+    path.with_suffix(".json").write_text(json.dumps(about))
+    return path
 
 
-def test_z_is_there_only_beside_a_reference_and_finds_who_differs(tmp_path) -> None:
-    people = cohort()
-    table = tmp_path / "reference.tsv"
-    table.write_text(format_reference([one.comparable for one in people], pipeline="ours, 1.0"))
-    reference = read_reference(table)
-    alike = describe(planted(50, n=600), NAMES, tr=2.0, reference=reference)
-    other = describe(planted(51, n=600, joined=0.1), NAMES, tr=2.0, reference=reference)
+@pytest.fixture(scope="module")
+def people() -> list[Description]:
+    return [describe(planted(seed, n=300), NAMES, tr=2.0) for seed in range(LEAST)]
+
+
+@pytest.fixture(scope="module")
+def reference(people, tmp_path_factory) -> Reference:
+    return read_reference(write_reference(tmp_path_factory.mktemp("cohort"), people))
+
+
+def test_z_is_there_only_beside_a_reference_and_finds_who_differs(people, reference) -> None:
+    alike = describe(planted(50, n=300), NAMES, tr=2.0, reference=reference)
+    other = describe(planted(51, n=300, joined=0.1), NAMES, tr=2.0, reference=reference)
     assert people[0].z is None
     assert people[0].as_json()["Z"] is None
     assert "z=" not in people[0].as_text()
@@ -234,10 +246,21 @@ def test_z_is_there_only_beside_a_reference_and_finds_who_differs(tmp_path) -> N
     assert abs(alike.z["fc_Cont-Default"]) < 3
     assert other.z["fc_Cont-Default"] < -5
     assert "fc_Cont-Default markedly lower than average (z=-" in other.as_text()
-    assert "Beside a reference of 12 runs (ours, 1.0)" in other.as_text()
-    assert other.as_json()["Reference"]["SHA256"] == reference.sha256
+    assert "Beside a reference of 20 participants, one run each" in other.as_text()
+    assert f"of {len(other.z)}, about {0.317 * len(other.z):.0f} are by chance" in other.as_text()
+    said = other.as_json()["Reference"]
+    assert (said["N"], said["SHA256"], said["Pipeline"]) == (20, reference.sha256, "ours, 1.0")
     expected = np.mean([one.connectivity["Vis-Vis"] for one in people])
     assert reference.values["fc_Vis-Vis"][0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_of_the_reference_is_known_again(people, reference) -> None:
+    again = describe(planted(3, n=300), NAMES, tr=2.0, reference=reference)
+    other = describe(planted(77, n=300), NAMES, tr=2.0, reference=reference)
+    assert again.digest == people[3].digest
+    assert (again.among, other.among) == (True, False)
+    assert "; this run is one of them" in again.as_text()
+    assert again.as_json()["Reference"]["HoldsThisRun"] is True
 
 
 def test_places_on_gradients_are_not_compared() -> None:
@@ -253,17 +276,6 @@ def test_places_on_gradients_are_not_compared() -> None:
     )
     assert list(found.comparable) == ["fc_A-A", "strength_A", "gradient1_range"]
     assert "gradient1_A_mean" in found.values
-
-
-def test_no_word_of_a_description_is_diagnostic(tmp_path) -> None:
-    people = cohort(3)
-    table = tmp_path / "reference.tsv"
-    table.write_text(format_reference([one.comparable for one in people], pipeline="ours"))
-    far = describe(planted(9, joined=-0.4), NAMES, tr=2.0, reference=read_reference(table))
-    said = [far.as_text(), json.dumps(far.as_json()), *(word_z(z) for z in np.arange(-4, 4, 0.5))]
-    words = " ".join(said).lower()
-    assert [word for word in DIAGNOSTIC if word in words] == []
-    assert far.as_text().endswith(f"{NOTICE}\n")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +297,7 @@ def test_networks_are_read_from_the_names_of_parcels(name: str, network: str | N
         (np.ones((3, 50)), ["A"], "expected one each, and at least 20 volumes"),
         (np.eye(4, 10), ["A", "A", "B", "B"], "expected one each, and at least 20 volumes"),
         (np.eye(4, 50), ["A", "A", "A", None], "3 parcels with a signal are of 1 networks"),
-        (np.eye(4, 50), ["A", "A", "A", "B"], "the networks B have one parcel each"),
+        (np.eye(4, 50), ["A", "A", "A", "B"], "expected two networks or more, of two parcels each"),
     ],
 )
 def test_series_that_cannot_be_described_are_refused(series, names, message: str) -> None:
@@ -298,39 +310,97 @@ def test_too_few_parcels_have_no_gradients() -> None:
         find_gradients(np.eye(4))
 
 
-HEAD = "descriptor\tmean\tsd\tn\tpipeline\n"
+def test_a_network_of_one_parcel_is_left_out_and_told() -> None:
+    with pytest.raises(DataError, match="the networks B have one parcel each"):
+        average_pairs(np.eye(3), ["A", "A", "B"])
+    series = planted()
+    series[1:EACH] = np.nan  # of Cont, one parcel has a signal
+    found = describe(series, NAMES, tr=2.0)
+    assert found.networks == SEVEN[1:]
+    assert found.n_left_out == EACH
+    assert found.notes[0] == "not measured: Cont, of which fewer than two parcels have a signal"
+    assert "Not measured: Cont, of which" in found.as_text()
+
+
+HEAD = "descriptor\tmean\tsd\tn\n"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("descriptor\tmean\na\t1\n", "the reference lacks sd, n, pipeline"),
+        ("descriptor\tmean\na\t1\n", "the reference lacks sd, n"),
         (HEAD, "the reference lacks rows"),
         ("", "no table of a reference can be read"),
-        (HEAD + "a\t1\t1\t9\tx\na\t1\t1\t9\tx\n", "a descriptor is there twice"),
-        (HEAD + "a\t1\t1\t9\tx\nb\t1\t1\t9\ty\n", "the rows are of 2 pipelines"),
-        (HEAD + "a\t1\t0\t9\tx\n", "a has the mean 1, the sd 0 and n 9"),
-        (HEAD + "a\tone\t1\t9\tx\n", "a has the mean nan"),
-        (HEAD + "a\t1\t1\t1\tx\n", "expected finite numbers, an sd above 0 and two runs"),
+        (HEAD + "a\t1\t1\t20\na\t1\t1\t20\n", "a is there twice; expected each number once"),
+        (HEAD + "a\t1\t0\t20\n", "a has the mean 1, the sd 0 and n 20"),
+        (HEAD + "a\tone\t1\t20\n", "a has the mean nan"),
+        (HEAD + "a\t1\t1\t19\n", "expected finite numbers, an sd above 0 and 20 participants"),
     ],
 )
 def test_references_that_make_no_sense_are_refused(tmp_path, text: str, message: str) -> None:
     (tmp_path / "reference.tsv").write_text(text)
+    (tmp_path / "reference.json").write_text("{}")
     with pytest.raises(DataError, match=message):
         read_reference(tmp_path / "reference.tsv")
 
 
-def test_a_reference_that_is_missing_or_of_other_numbers_is_refused(tmp_path) -> None:
+def test_a_reference_says_of_whom_and_of_how_many_it_is(people, tmp_path) -> None:
+    path = write_reference(tmp_path, people)
+    beside = path.with_suffix(".json")
+    about = json.loads(beside.read_text())
+    assert (about["N"], len(about["Participants"]), len(about["Members"])) == (20, 20, 20)
+    beside.write_text(json.dumps({**about, "Participants": ["sub-01"] * 20}))
+    with pytest.raises(DataError, match="names 1 participants; a reference takes 20 or more"):
+        read_reference(path)
+    beside.write_text(json.dumps({"Pipeline": "x"}))
+    with pytest.raises(DataError, match="does not say of whom and of what the reference was made"):
+        read_reference(path)
+    beside.unlink()
+    with pytest.raises(NoInputError, match="there is no such file that says of whom it was made"):
+        read_reference(path)
+
+
+def test_a_reference_that_is_missing_or_of_other_numbers_is_refused(reference, tmp_path) -> None:
     with pytest.raises(NoInputError, match="there is no such reference table"):
         read_reference(tmp_path / "none.tsv")
-    table = tmp_path / "reference.tsv"
-    table.write_text(HEAD + "other\t1\t1\t9\tx\n")
     with pytest.raises(DataError, match="the reference has none of the numbers"):
-        describe(planted(n=300), NAMES, tr=2.0, reference=read_reference(table))
-    with pytest.raises(UsageError, match="a reference was asked for of 1 runs"):
-        format_reference([{"a": 1.0}], pipeline="x")
+        describe(planted(n=300), ["A"] * 28 + ["B"] * 28, tr=2.0, reference=reference_of({"x": 1}))
+    few = {str(i): Member(values={"a": float(i)}, digest=str(i)) for i in range(LEAST - 1)}
+    with pytest.raises(UsageError, match="a reference was asked for of 19 participants"):
+        build_reference(few, basis={}, pipeline="x")
 
 
-def test_a_reference_leaves_out_what_some_run_lacks_or_what_never_varies() -> None:
-    table = format_reference([{"a": 1.0, "b": 2.0, "c": 5.0}, {"a": 3.0, "b": 2.0}], pipeline="x")
-    assert table.splitlines()[1:] == ["a\t2\t1.41421356\t2\tx"]
+def reference_of(values: dict[str, float]) -> Reference:
+    return Reference(
+        values={name: (value, 1.0) for name, value in values.items()},
+        participants=("a",),
+        basis={},
+        pipeline="x",
+        sha256="0",
+    )
+
+
+def test_a_reference_leaves_out_what_few_have_or_what_never_varies() -> None:
+    members = {
+        str(i): Member(values={"a": float(i), "b": 2.0} | ({"c": 1.0 * i} if i else {}), digest="")
+        for i in range(LEAST)
+    }
+    table, _ = build_reference(members, basis={}, pipeline="x")
+    assert table.splitlines()[1:] == ["a\t9.5\t5.91607978\t20"]
+    members["more"] = Member(values={"c": 5.0}, digest="")
+    table, _ = build_reference(members, basis={}, pipeline="x")
+    assert [line.split("\t")[::3] for line in table.splitlines()[1:]] == [["a", "20"], ["c", "20"]]
+
+
+def test_the_reference_of_an_atlas_is_found_in_a_folder(people, tmp_path) -> None:
+    path = write_reference(tmp_path, people)
+    (tmp_path / "other.tsv").write_text("something\nelse\n")
+    found = choose_reference(tmp_path, "Made")
+    assert found is not None
+    assert found[0] == path
+    assert choose_reference(tmp_path, "Tian") is None
+    assert choose_reference(path, "Tian") is None
+    for ending in (".tsv", ".json"):
+        path.with_name(f"again{ending}").write_bytes(path.with_suffix(ending).read_bytes())
+    with pytest.raises(UsageError, match=r"holds two references of Made: again.tsv, reference.tsv"):
+        choose_reference(tmp_path, "Made")
