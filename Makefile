@@ -15,7 +15,7 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Python 3.11 or newer is needed, {sys.executable} is {sys.version.split()[0]}: make PYTHON=python3.11 ...")'
 	@echo "==> making .venv (two to five minutes the first time)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock -e '.[dev,docs]'
 	@touch $@
 
 demo: install
@@ -71,7 +71,6 @@ bench: install
 	for b in benchmarks/bench_*.py; do $(BIN)/python $$b; done
 
 docs: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
 
 lock:

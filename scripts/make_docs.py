@@ -1,26 +1,31 @@
-"""Write what repeats code and cards: options.md and models.md of docs/, and boutiques.json.
+"""Write what repeats code and cards: options.md, models.md and cards/ of docs/, and boutiques.json.
 
     .venv/bin/python scripts/make_docs.py
 
+What others than its maker say of a model is read from ``model_evidence.yaml``.
 ``tests/test_docs.py`` and ``test_boutiques.py`` fail when a file is older than what it repeats.
 """
 
 from __future__ import annotations
 
 import json
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from neurostorm_app.bids_app.report.verdict import FD_HIGH, LIMITS
 from neurostorm_app.bids_app.settings import GROUPS, Flag
 from neurostorm_app.bids_app.words.boutiques import FILE, descriptor_text
 from neurostorm_app.models import list_models, read_card
 from neurostorm_app.models.atlases import list_atlases, read_atlas_card
 from neurostorm_app.models.weights_dir import PERMISSIVE
+from neurostorm_app.pipelines.preprocess.anatomy.likeness import RANGES
+from neurostorm_app.pipelines.preprocess.noise import quality
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pydantic.fields import FieldInfo
 
@@ -30,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 MEASURED = ROOT / "benchmarks" / "measured.json"
 """What ``benchmarks/bench_models.py --write`` has measured."""
+EVIDENCE = ROOT / "scripts/model_evidence.yaml"
 
 
 def options_page() -> str:
@@ -37,7 +43,9 @@ def options_page() -> str:
     lines = [
         "# Options",
         "",
-        "    neurostorm-app BIDS_DIR OUTPUT_DIR {participant,group} [options]",
+        "```text",
+        "neurostorm-app BIDS_DIR OUTPUT_DIR {participant,group} [options]",
+        "```",
         "",
         "Each long option may be spelled with underscores too. Keywords of `neurostorm_app.run`",
         "are the same names. What changes the numbers is part of the key of every result; the",
@@ -61,22 +69,33 @@ def _option(name: str, field: FieldInfo) -> str:
 
 
 def models_page() -> str:
-    """Say what is known of every model, from its card."""
+    """List the models, with a line of each; their cards have pages of their own."""
     lines = [
         "# Models",
         "",
-        "What is known of each set of weights, from its card. What is not known says so.",
+        "Each name leads to the card of one set of weights: what it was trained on, what it eats,",
+        "its licence, its limits, and what independent studies found. What is not known says so.",
         "Preprocessing for a model is read from the same card.",
         "",
         "`neurostorm-tools weights list` says where each file lies on your machine. Files are",
         "looked for in `--weights-dir`, in the folder that the environment variable",
         "`NEUROSTORM_WEIGHTS` names, and in the package. `neurostorm-tools weights fetch` brings",
         "them there; it alone ever needs a network.",
-        *_systems(),
+        "",
+        "Every network `NAME` has an untrained twin, `NAME-untrained`: the same network with",
+        "random weights, to compare it with. Outputs of a twin say CONTROL.",
+        "",
+        "| model | what it is | weights | licence, commercial use |",
+        "|---|---|---|---|",
     ]
-    for name in list_models():
-        lines += _card(read_card(name))
-    lines += ["", "# Atlases", "", "Parcellations that are fetched, not shipped."]
+    for card in map(read_card, list_models()):
+        licence = f"{card.licence}; {USE[card.commercial_use]}"
+        where = "in the package" if card.embedded else "fetched" if _fetched(card) else "yours"
+        where = where if card.file else "none needed"
+        lines.append(
+            f"| [{card.name}](cards/{card.name}.md) | {card.title} | {where} | {licence} |"
+        )
+    lines += [*_systems(), "", "## Atlases", "", "Parcellations that are fetched, not shipped."]
     for name in list_atlases():
         lines += _atlas(read_atlas_card(name))
     return "\n".join(lines) + "\n"
@@ -126,10 +145,38 @@ def _seconds(one: dict[str, Any]) -> str:
     return f"{'about ' if share > 1 else ''}{one['cpu'] * share:.0f} s"
 
 
-def _card(card: Card) -> Iterator[str]:
-    yield from ("", f"## {card.name}", "", f"**{card.title}.** {card.summary}", "")
-    yield from _table(_facts(card))
-    yield from _notes(card)
+def _fetched(card: Card) -> bool:
+    return card.source is not None and card.source.revision is not None
+
+
+@cache
+def read_evidence() -> dict[str, Any]:
+    """Read what is said of models by others than their cards."""
+    found: dict[str, Any] = yaml.safe_load(EVIDENCE.read_text(encoding="utf-8"))
+    return found
+
+
+def card_page(name: str) -> str:
+    """Say all that is known of a model: its card, its training data, and what others found."""
+    card, evidence = read_card(name), read_evidence()
+    known = evidence["models"][name]
+    studies = evidence["studies"].get(known["family"], ())
+    demo = ("!!! warning", "    Demonstration weights, not for science.", "") if card.demo else ()
+    lines = [f"# {card.name}", "", *demo, f"**{card.title}.** {card.summary}", ""]
+    lines += ["## Trained on", "", " ".join(known["trained_on"].split()), ""]
+    lines += ["## Licence and weights", "", *_table(_weights(card) | _licence(card)), ""]
+    lines += ["## What it eats and gives", "", *_table(_facts(card)), ""]
+    lines += ["## Known limits", "", *(f"- {limit}" for limit in card.limits), ""]
+    lines += ["## What independent studies found", ""]
+    lines += [f"- {' '.join(study.split())}" for study in studies] or ["None known to us."]
+    if card.references:
+        lines += ["", "## References", "", *(f"- {_linked(word)}" for word in card.references)]
+    return "\n".join(lines) + "\n"
+
+
+def _linked(reference: str) -> str:
+    """Make a bare address a link."""
+    return f"<{reference}>" if reference.startswith("https://") else reference
 
 
 def _atlas(card: AtlasCard) -> Iterator[str]:
@@ -143,7 +190,7 @@ def _atlas(card: AtlasCard) -> Iterator[str]:
         "parcels": str(card.n_parcels),
         "space": card.space,
     }
-    yield from ("", f"## {card.name}", "", f"**{card.title}.** {card.summary}", "")
+    yield from ("", f"### {card.name}", "", f"**{card.title}.** {card.summary}", "")
     yield from _table(facts)
     yield from _notes(card)
 
@@ -154,11 +201,11 @@ def _table(facts: dict[str, str]) -> Iterator[str]:
         yield f"| {key} | {value} |"
 
 
-def _notes(card: Card | AtlasCard) -> Iterator[str]:
+def _notes(card: AtlasCard) -> Iterator[str]:
     if card.limits:
         yield from ("", "Before you trust it:", "", *(f"- {limit}" for limit in card.limits))
     if card.references:
-        yield from ("", "References:", "", *(f"- {reference}" for reference in card.references))
+        yield from ("", "References:", "", *(f"- {_linked(word)}" for word in card.references))
 
 
 USE = {True: "yes", False: "no", None: "not stated"}
@@ -170,8 +217,7 @@ def _how_to_fetch(card: Card | AtlasCard) -> str:
 
 
 def _facts(card: Card) -> dict[str, str]:
-    facts = {"outputs are named": f"`desc-{card.label}`"} | _weights(card)
-    facts["licence"] = f"{card.licence}; commercial use: {USE[card.commercial_use]}"
+    facts = {"outputs are named": f"`desc-{card.label}`"}
     facts["dimension"] = str(card.dimension) if card.dimension else "depends on the parcellation"
     facts["pooling"] = card.pooling
     contract = card.contract
@@ -212,10 +258,14 @@ def _weights(card: Card) -> dict[str, str]:
     return facts
 
 
+def _licence(card: Card) -> dict[str, str]:
+    return {"licence": card.licence, "commercial use": USE[card.commercial_use]}
+
+
 def _parcels(contract: ParcelContract) -> dict[str, str]:
     cleaning = contract.cleaning
     linked = contract.atlas in list_atlases()
-    facts = {"parcellation": f"[{contract.atlas}](#{contract.atlas.lower()})"}
+    facts = {"parcellation": f"[{contract.atlas}](../models.md#{contract.atlas.lower()})"}
     facts["parcellation"] = facts["parcellation"] if linked else contract.atlas
     if contract.coordinates:
         facts["parcellation"] += ", with the place of each parcel"
@@ -261,11 +311,80 @@ def _meaning(card: Card) -> dict[str, str]:
     return facts
 
 
-PAGES = {"options.md": options_page, "models.md": models_page}
+PAGES = {"options.md": options_page, "models.md": models_page} | {
+    f"cards/{name}.md": partial(card_page, name) for name in list_models()
+}
+
+
+def verdict_rows() -> Iterator[str]:
+    """Say the limits of the verdict of a report."""
+    names = {
+        "mean_fd": ("mean framewise displacement", "mm"),
+        "share_high": (f"share of volumes above {FD_HIGH} mm", ""),
+        "coverage": ("share of the brain inside the run's mask", ""),
+        "dice": ("overlap of the brain masks of BOLD and T1w (Dice)", ""),
+        "tsnr": ("median temporal signal-to-noise ratio in grey matter", ""),
+        "minutes": ("minutes of volumes at or below 0.5 mm", "min"),
+    }
+    yield from ("| number | look | bad |", "|---|---|---|")
+    for name, (look, bad) in LIMITS.items():
+        words, unit = names[name]
+        side = "above" if look <= bad else "below"
+        worst = f"{side} {bad:g} {unit}".strip() if bad else ""
+        yield f"| {words} | {side} {look:g} {unit}".rstrip() + f" | {worst} |"
+
+
+def series_rows() -> Iterator[str]:
+    """Say the limits of the numbers of a series."""
+    yield from ("| number | look | fail | where the limit comes from |", "|---|---|---|---|")
+    for limit in quality.LIMITS.values():
+        side = "below" if limit.low else "above"
+        cells = [
+            "" if bound is None else f"{side} {bound:g} {limit.unit}".strip()
+            for bound in (limit.look, limit.fail)
+        ]
+        yield f"| {limit.words} | {cells[0]} | {cells[1]} | {limit.source} |"
+
+
+def template_rows() -> Iterator[str]:
+    """Say the usual ranges of a brain on its template."""
+    yield from ("| number | usual | fails outside | where they come from |", "|---|---|---|---|")
+    for usual in RANGES.values():
+        look = f"{usual.look[0]:g} to {usual.look[1]:g}"
+        fail = f"{usual.fail[0]:g} to {usual.fail[1]:g}" if usual.fail else ""
+        yield f"| {usual.words} | {look} | {fail} | {usual.source} |"
+
+
+PARTS = {
+    "reading-reports.md": {
+        "verdict": verdict_rows,
+        "series": series_rows,
+        "template": template_rows,
+    }
+}
+"""Tables of pages that are otherwise written by hand."""
+
+
+def put_parts(text: str, parts: dict[str, Callable[[], Iterator[str]]]) -> str:
+    """Put generated tables between their marks."""
+    for name, rows in parts.items():
+        begin = f"<!-- begin {name}, written by scripts/make_docs.py -->"
+        head, _, rest = text.partition(begin)
+        _, end, tail = rest.partition(f"<!-- end {name} -->")
+        if not end:
+            raise ValueError(f"the page lacks the marks of {name}: {begin}")
+        text = f"{head}{begin}\n\n" + "\n".join(rows()) + f"\n\n{end}{tail}"
+    return text
+
 
 if __name__ == "__main__":
     for name, page in PAGES.items():
+        (DOCS / name).parent.mkdir(exist_ok=True)
         (DOCS / name).write_text(page(), encoding="utf-8")
+        print(DOCS / name)
+    for name, parts in PARTS.items():
+        written = (DOCS / name).read_text(encoding="utf-8")
+        (DOCS / name).write_text(put_parts(written, parts), encoding="utf-8")
         print(DOCS / name)
     FILE.write_text(descriptor_text(), encoding="utf-8")
     print(FILE)

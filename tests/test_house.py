@@ -26,7 +26,7 @@ ERRORS = {
 }
 DOORS = {
     "bids": {"bids_app/inputs/database.py"},
-    "nipype": {"pipelines/preprocess/"},
+    "nipype": {"pipelines/preprocess/", "bids_app/interfaces.py"},
     "niworkflows": {"pipelines/preprocess/"},
     "templateflow": {"pipelines/templates.py"},
     "huggingface_hub": {"models/fetch.py"},

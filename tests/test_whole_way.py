@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -71,6 +72,13 @@ def test_phantom_and_output_are_valid_bids(tree):
         command = [BIN / "bids-validator-deno", tree / name, "--ignoreWarnings"]
         checked = subprocess.run(command, capture_output=True, text=True, check=False)
         assert checked.returncode == 0, checked.stdout
+
+
+def test_every_file_is_on_the_page_of_output_files(tree):
+    spec = importlib.util.spec_from_file_location("told", Path(__file__).parent / "docs_outputs.py")
+    told = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(told)
+    assert told.untold(tree / "out") == []
 
 
 def test_the_other_run_of_the_person_is_the_nearest(tree):
