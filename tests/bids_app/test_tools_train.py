@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.cli import Parser
@@ -128,6 +130,27 @@ def test_from_scratch_takes_a_configuration(place, tmp_path):
         config.write_text(content)
         with pytest.raises(UsageError, match=message):
             call(*words, "--from-scratch", "--steps", "1")
+
+
+def test_a_model_of_voxels_learns_on_labels_by_their_names(tmp_path):
+    cohort.write_cohort(tmp_path / "deriv", people=5, volumes=24)
+    values = np.zeros((cohort.SIZE,) * 3, dtype=np.int16)
+    values[5:9, 5:9, 5:9], values[9:11, 5:9, 5:9] = 1, 2
+    atlas, config = tmp_path / "areas.nii.gz", tmp_path / "small.json"
+    nib.save(nib.Nifti1Image(values, cohort.AFFINE), atlas)
+    (tmp_path / "areas.tsv").write_text("index\tname\n1\tLH_Vis_1\n2\tLH_Limbic_1\n")
+    config.write_text(
+        '{"embed_dim": 16, "depth": 1, "num_heads": 2, "decoder_embed_dim": 12, '
+        '"decoder_depth": 1, "decoder_num_heads": 2, "mask_ratio": 0.5}'
+    )
+    words = ["pretrain", tmp_path / "deriv", "--model", "mind-vis", "--from-scratch"]
+    words += ["--config", config, "--atlas", atlas, "--labels", "Vis", "--mix", "0.3"]
+    words += ["--validation", "0.4", "--validation-windows", "1", "--batch-size", "2"]
+    call(*words, "--out", tmp_path / "visual", *QUICK)
+    card = read_card(str(tmp_path / "visual"))
+    assert (card.contract.labels, card.contract.n_voxels) == ((1,), 64)
+    assert (card.contract.atlas, card.config["num_voxels"]) == ("areas", 64)
+    assert json.loads((tmp_path / "visual/training.json").read_text())["settings"]["mix"] == 0.3
 
 
 @pytest.mark.parametrize(
