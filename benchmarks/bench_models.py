@@ -150,7 +150,9 @@ def measure(line: str, folder: Path, asked: argparse.Namespace) -> dict[str, Any
 
 
 def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Read the largest memory of this process, MiB; ``ru_maxrss`` may be that of its parent."""
+    (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in s)
+    return int(line.split()[1]) / 1024
 
 
 def seconds() -> float:
@@ -183,9 +185,11 @@ def plan_lines(found: dict[str, dict[str, Any]]) -> list[str]:
     for line, one in found.items():
         if "error" not in one:
             each = (one["cpu"] - one["reading"]) / one["windows"] / one["window_bytes"] * 1e8
-            grown = (one["peak_mib"] - 600) * MIB / one["window_bytes"] - 4
+            weights = max(one["before_mib"] - 600, 0)  # packages and small ones are reckoned with
+            grown = (one["peak_mib"] - 600 - weights) * MIB / one["window_bytes"] - 4
             name = f'"{one["architecture"]}"'
-            lines.append(f"    {name}: Network({max(each, 0):.3g}, {max(grown, 1):.3g}),  # {line}")
+            numbers = f"{max(each, 0):.3g}, {max(grown, 1):.3g}, {weights}"
+            lines.append(f"    {name}: Network({numbers}),  # {line}")
     return lines
 
 

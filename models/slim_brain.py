@@ -94,7 +94,8 @@ class SlimBrain(nn.Module):
         """
         self.check_input(x)
         if keep is None and self.config.empty_units == "patches":
-            return torch.cat([self._pool(encode_brain(self, window)) for window in x.split(1)])
+            parts = [encode_brain(self, x[i : i + 1]) for i in range(len(x))]
+            return torch.cat([self._pool(part) for part in parts])
         if keep is None and self.config.empty_units == "delete":
             keep = self.find_brain(x)
         if keep is None:

@@ -10,7 +10,7 @@ holds brain it is the whole encoder. Weights that were trained on whole units ha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.checkpoint import checkpoint as recompute
@@ -46,7 +46,9 @@ def find_patches(window: Tensor, config: SlimConfig) -> Tensor:
     _, *kernel = config.patch_kernel
     _, *unit = config.mask_unit_size
     sides = [n for pair in zip(unit, kernel, strict=True) for n in pair]
-    return brain.reshape(len(brain), *sides).permute(0, 1, 3, 5, 2, 4, 6).flatten(4).any(dim=4)
+    patches = brain.reshape(len(brain), *sides).permute(0, 1, 3, 5, 2, 4, 6)
+    found: Tensor = patches.flatten(4).any(dim=4)
+    return found
 
 
 def encode_brain(network: SlimBrain, window: Tensor) -> Tensor:
@@ -114,7 +116,7 @@ def _encode_place(network: SlimBrain, voxels: Tensor, numbers: Tensor, here: _Pa
     """Take the units of a place through all blocks that look at one unit at a time."""
     tokens = network.see_units(voxels, torch.zeros_like(numbers), numbers)[:, here.there]
     for block in network.blocks[: network.n_windowed]:
-        stride = block.stride
+        stride: Any = block.stride
         if stride is None:
             tokens = block(tokens)
             continue

@@ -255,17 +255,18 @@ def estimate_embedding(
     KeyError
         If nobody has said what the architecture takes.
     """
-    each_second, each_byte = NETWORKS[architecture]
-    memory = EMBEDDING + round(window * (each_byte + AT_ONCE)) + kept
-    seconds = each_second * n_windows * window / 1e8 + read * READING
+    cost = NETWORKS[architecture]
+    memory = EMBEDDING + round(cost.mib * MIB + window * (cost.memory + AT_ONCE)) + kept
+    seconds = cost.seconds * n_windows * window / 1e8 + read * READING
     return Step(f"embed {architecture}", memory, seconds)
 
 
 class Network(NamedTuple):
-    """Seconds for 100 MB of windows, and bytes of memory for each byte of a window."""
+    """Seconds for 100 MB of windows, bytes of memory for each byte of one, MiB of large weights."""
 
     seconds: float
     memory: float
+    mib: float = 0.0
 
 
 NETWORKS: Final = {
@@ -273,10 +274,10 @@ NETWORKS: Final = {
     "neurostorm": Network(1.2, 6.0),
     "neurostorm-mae": Network(1.6, 8.0),
     "brainlm": Network(640.0, 400.0),
-    "mind-vis": Network(5000.0, 1500.0),  # not measured
+    "mind-vis": Network(7800.0, 600.0, 500.0),  # by ``bench_models.py``
     "slim-brain": Network(20.0, 3.0),  # by ``bench_slim_brain.py``
-    "slim-brain-mae": Network(23.0, 6.0),  # not measured
-    "fmri-lm": Network(900.0, 400.0),  # not measured
+    "slim-brain-mae": Network(23.0, 6.0),  # 26 s a window, 9 s the masked error of one of four
+    "fmri-lm": Network(1900.0, 400.0, 100.0),  # by ``bench_models.py``
 }
 """Of the released configurations on a CPU, by ``benchmarks/bench_run.py`` and ``bench_brainlm.py``
 where a line says nothing else."""
