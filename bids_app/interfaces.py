@@ -28,6 +28,7 @@ from nipype.interfaces.base import (
 from neurostorm_app.bids_app.derivatives import embedding_table, write_json, write_text
 from neurostorm_app.bids_app.participant.outputs import embedding_sidecars
 from neurostorm_app.bids_app.settings import GROUPS, Execution
+from neurostorm_app.bids_app.words.values import expand_labels
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.header import check_tr, read_series_header
 from neurostorm_app.pipelines.resources import find_device
@@ -163,13 +164,14 @@ class NeuroStormApp(CommandLine):  # type: ignore[misc]
         return " ".join([flag, *(shlex.quote(str(word)) for word in words)]).strip()
 
     def _list_outputs(self) -> dict[str, Any]:
-        root = Path(self.inputs.output_dir)
-        labels = self.inputs.participant_label
-        people = [f"sub-{label.removeprefix('sub-')}" for label in labels or []]
-        if not isdefined(labels):
-            people = sorted(path.name for path in root.glob("sub-*") if path.is_dir())
-        if self.inputs.level == "group":
+        given: Any = self.inputs
+        root, labels = Path(given.output_dir), given.participant_label
+        if given.level == "group":
             return {"output_dir": str(root), "reports": [str(root / "group.html")]}
+        if isdefined(labels):
+            people = [f"sub-{label}" for label in expand_labels("participant_label", labels)]
+        else:
+            people = sorted(path.name for path in root.glob("sub-*") if path.is_dir())
         found: dict[str, Any] = {"output_dir": str(root)}
         for name, patterns in _OUTPUTS.items():
             paths = (

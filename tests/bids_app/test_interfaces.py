@@ -121,3 +121,21 @@ def test_the_app_is_a_node(func, dataset, tmp_path, monkeypatch):
     assert len(outputs.embeddings) == 2
     assert json.loads(Path(outputs.run_reports[0]).read_text())["status"] == "done"
     assert outputs.series == []
+
+
+def test_outputs_are_those_of_the_participants_that_were_asked_for(tmp_path):
+    out = tmp_path / "out"
+    for label in ("01", "02"):
+        for folder in ("func", "ses-1/func"):
+            path = out / f"sub-{label}/{folder}/sub-{label}_desc-preproc_bold.nii.gz"
+            path.parent.mkdir(parents=True)
+            path.touch()
+        (out / f"sub-{label}.html").touch()
+    labels = tmp_path / "labels.txt"
+    labels.write_text("sub-02\n")
+    app = NeuroStormApp(bids_dir=tmp_path, output_dir=out)
+    assert [len(app._list_outputs()[name]) for name in ("reports", "series")] == [2, 4]
+    app.inputs.participant_label = [str(labels)]
+    assert app._list_outputs()["reports"] == [str(out / "sub-02.html")]
+    app.inputs.level = "group"
+    assert app._list_outputs()["reports"] == [str(out / "group.html")]
