@@ -51,6 +51,12 @@ BY_STEPS = "docs/adding-a-model.md"
 """Its blocks are carried out by `test_docs_model.py`."""
 SLOW = {"docs/systems/fmri-lm.md", "docs/systems/mind-vis.md"}
 """Their Python takes networks of many millions of numbers; `test_docs_whole.py` runs it."""
+GIVEN = (
+    "best_model.pth",
+    "tpl-MNI152NLin6Asym_atlas-Schaefer400TianS3_dseg.nii.gz",
+    "tpl-MNI152NLin6Asym_res-02_atlas-Schaefer2018_desc-400Parcels7Networks_dseg.nii.gz",
+)
+"""Files of examples that a call is only planned with."""
 READ = {"train", "explore", "phantom"}
 """Verbs that are read here and run in `test_docs_whole.py`."""
 
@@ -79,7 +85,7 @@ def sh(world, tmp_path, hub, monkeypatch) -> Iterator[Any]:
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "neurostorm-app.sif").touch()
     (tmp_path / "networks.tsv").write_text("parcel\tnetwork\n")
-    for name in ("best_model.pth", "tpl-MNI152NLin6Asym_atlas-Schaefer400TianS3_dseg.nii.gz"):
+    for name in GIVEN:
         (tmp_path / name).touch()
     world_of.fill_hub(hub)
     made = shell.Shell(tmp_path, handlers(world, tmp_path), world)

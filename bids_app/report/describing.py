@@ -50,6 +50,8 @@ class DescriptionSection:
         Beyond one standard deviation of the reference, the furthest first.
     compared : str
         With whom; empty without a reference.
+    notes : list of str
+        What is to be known of how the run was made ready.
     facts, input_facts : list of Fact
         Numbers beside those of pairs, and what the run was made of.
     """
@@ -62,6 +64,7 @@ class DescriptionSection:
     rows: list[list[float | None]]
     distances: list[Distance] = field(default_factory=list)
     compared: str = ""
+    notes: list[str] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     input_facts: list[Fact] = field(default_factory=list)
 
@@ -111,9 +114,14 @@ def _read(path: Path, title: str) -> DescriptionSection:
             rows=[[_pair(values, a, b) for b in networks] for a in networks],
             distances=[Distance(name=name, value=values[name], z=z[name]) for name in far],
             compared=_words(reference, len(z)) if reference else "",
+            notes=[str(note) for note in said["Input"].get("notes", [])],
             facts=[Fact(label=name, value=digits(value)) for name, value in others.items()],
-            input_facts=flatten({"atlas": said["Atlas"], **said["Input"]}),
+            input_facts=flatten({"atlas": said["Atlas"], **_without(said["Input"], "notes")}),
         )
+
+
+def _without(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != key}
 
 
 def _pair(values: Mapping[str, float], one: str, other: str) -> float | None:

@@ -332,6 +332,7 @@ def test_the_page_shows_the_description(make_call, tree, tmp_path):
     said = sidecar(call)
     assert f"{said['Values']['fc_Cont-Vis']:+.2f}" in page
     assert "20 participants" in page
+    assert "<li>No confounds.</li>" in page or "<li>no confounds.</li>" in page
 
 
 def test_a_page_without_descriptions_has_no_such_section_and_a_damaged_one_is_told(
