@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.bids_app.settings import Prediction, build_settings
 from neurostorm_app.bids_app.signals import Listening, Stopped, run_apart
-from neurostorm_app.bids_app.streams import open_streams
 from neurostorm_app.bids_app.words.compat import FOREIGN
 from neurostorm_app.bids_app.words.invocation import (
     PLACES,
@@ -22,7 +21,7 @@ from neurostorm_app.bids_app.words.invocation import (
     read_config,
     read_invocation,
 )
-from neurostorm_app.bids_app.words.parser import Parser, build_parser
+from neurostorm_app.bids_app.words.parser import build_parser
 from neurostorm_app.bids_app.words.suggestions import suggest_option
 from neurostorm_app.bids_app.words.values import LEVELS
 from neurostorm_app.errors import ExitCode, UsageError
@@ -36,9 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Asked",
-    "Parser",
     "build_parser",
-    "guarded",
     "main",
     "main_inner",
     "parse",
@@ -200,17 +197,6 @@ def _work(asked: Asked, engines: Engines | None) -> ExitCode:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the app and turn every error into a message and an exit code."""
     return guarded("neurostorm-app", partial(main_inner, apart=argv is None), argv)
-
-
-def guarded(prog: str, inner: Any, argv: Sequence[str] | None) -> int:
-    """Call the inner function of a command; the one handler of all errors."""
-    open_streams()
-    try:
-        return int(inner(argv))
-    except (Exception, KeyboardInterrupt, Stopped) as error:  # noqa: BLE001  the one handler
-        failure = as_app_error(error)
-        print(f"{prog}: {failure.what}\n  what to do: {failure.fix}", file=sys.stderr)
-        return int(failure.exit_code)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from neurostorm_app.bids_app.words.options import (
     Execution,
@@ -45,10 +45,10 @@ class Settings(Frozen):
     bids_dir: Path
     output_dir: Path
     level: Level
-    selection: Selection = Selection()
-    science: Science = Science()
-    prediction: Prediction = Prediction()
-    execution: Execution = Execution()
+    selection: Selection = Field(default_factory=Selection)
+    science: Science = Field(default_factory=Science)
+    prediction: Prediction = Field(default_factory=Prediction)
+    execution: Execution = Field(default_factory=Execution)
 
     @property
     def runs_models(self) -> bool:

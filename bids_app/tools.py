@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.bids_app.cli import Parser, guarded
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.bids_app.verbs.compat import add_compat, call_compat
 from neurostorm_app.bids_app.verbs.completion import add_completion, call_completion
 from neurostorm_app.bids_app.verbs.describe import add_describe, call_describe
@@ -26,6 +26,7 @@ from neurostorm_app.bids_app.verbs.slurm import add_slurm, call_slurm
 from neurostorm_app.bids_app.verbs.statistics import add_statistics, call_statistics
 from neurostorm_app.bids_app.verbs.train import add_train, call_train
 from neurostorm_app.bids_app.verbs.weights import add_weights, call_weights
+from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.errors import ExitCode
 
 if TYPE_CHECKING:

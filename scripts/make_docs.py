@@ -18,6 +18,7 @@ import yaml
 from neurostorm_app.bids_app.report.verdict import FD_HIGH, LIMITS
 from neurostorm_app.bids_app.settings import GROUPS, Flag
 from neurostorm_app.bids_app.words.boutiques import FILE, descriptor_text
+from neurostorm_app.bids_app.words.helps import read_helps
 from neurostorm_app.models import list_models, read_card
 from neurostorm_app.models.atlases import list_atlases, read_atlas_card
 from neurostorm_app.models.weights_dir import PERMISSIVE
@@ -54,17 +55,18 @@ def options_page() -> str:
     for model in GROUPS.values():
         lines += ["", f"## {str(model.__doc__).splitlines()[0].rstrip('.')}", ""]
         lines += ["| option | meaning | default |", "|---|---|---|"]
-        lines += [_option(name, field) for name, field in model.model_fields.items()]
+        helps = read_helps(model)
+        lines += [_option(name, field, helps[name]) for name, field in model.model_fields.items()]
     return "\n".join(lines) + "\n"
 
 
-def _option(name: str, field: FieldInfo) -> str:
+def _option(name: str, field: FieldInfo, about: str) -> str:
     flag = next((m for m in field.metadata if isinstance(m, Flag)), Flag())
     spellings = ", ".join(f"`{s}`" for s in ("--" + name.replace("_", "-"), *flag.aliases))
     default = field.default
     shown = "" if default in (None, (), {}, False, 0) else default
     shown = " ".join(shown) if isinstance(shown, tuple) else shown
-    about = " ".join((field.description or "").split()).replace("|", "\\|")
+    about = about.replace("|", "\\|")
     return f"| {spellings} | {about} | {f'`{shown}`' if shown != '' else ''} |"
 
 

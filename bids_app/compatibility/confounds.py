@@ -159,9 +159,9 @@ def _ask_columns(sheet: Sheet, wanted: Iterable[str], path: str) -> Iterator[Mis
 
 def _ask_values(sheet: Sheet, name: str, path: str) -> Iterator[Missing]:
     rule = f"{IN}.load_confounds_utils.prepare_output"
-    if not sheet.is_number(name):
+    if name in sheet.words:
         yield Missing(kind="value", name=f"numbers in {name}", where=path, rule=rule)
-    elif sheet.is_lost(name):
+    elif name in sheet.lost:
         note = "its first two rows are n/a; only the first is filled, from the second"
         yield Missing(kind="value", name=f"numbers in {name}", where=path, rule=rule, note=note)
 

@@ -5,14 +5,17 @@ A file is opened once, and no more of it is read than its beginning; JSON is rea
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.inputs.sidecars import read_object
 from neurostorm_app.errors import AppError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from neurostorm_app.bids_app.compatibility.folder import File, Folder, Series
@@ -22,13 +25,15 @@ __all__ = ["Contents", "Head", "Sheet"]
 ROWS: Final = 2
 """Rows of a table that are looked at: a value that is missing in the first alone is mended."""
 LINE_MAX: Final = 2**22
+LINES: Final = 100
+"""Lines among which the header and these rows are looked for; the others are empty."""
 EMPTY: Final = frozenset(
     {"", "n/a", "na", "nan", "-nan", "null", "none", "#n/a", "#na", "<na>", "n/a n/a"}
 )
 """What pandas takes for a number that is not there, in small letters."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Sheet:
     """The beginning of a table.
 
@@ -43,18 +48,24 @@ class Sheet:
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def cells(self, column: str) -> list[str]:
-        """Give the cells of a column; one that a short row lacks is empty."""
-        at = self.columns.index(column)
-        return [row[at] if at < len(row) else "" for row in self.rows]
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Columns that hold something that is neither a number nor empty."""
+        return frozenset(
+            name
+            for name, cells in self._cells()
+            if not all(_is_empty(cell) or _is_number(cell) for cell in cells)
+        )
 
-    def is_number(self, column: str) -> bool:
-        """Tell whether the cells of a column are numbers or empty."""
-        return all(_is_empty(cell) or _is_number(cell) for cell in self.cells(column))
+    @cached_property
+    def lost(self) -> frozenset[str]:
+        """Columns without a number in any row that is looked at: the next row cannot mend it."""
+        return frozenset(name for name, cells in self._cells() if all(map(_is_empty, cells)))
 
-    def is_lost(self, column: str) -> bool:
-        """Tell whether no row that is looked at has a number: it cannot be mended from the next."""
-        return all(_is_empty(cell) for cell in self.cells(column))
+    def _cells(self) -> Iterator[tuple[str, list[str]]]:
+        """Go through the columns; a cell that a short row lacks is empty."""
+        for i, name in enumerate(self.columns):
+            yield name, [row[i] if i < len(row) else "" for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +157,18 @@ def _reason(error: AppError, path: str) -> str:
 
 
 def _read_sheet(path: Path) -> Sheet | str:
+    """Read the first rows as pandas does: without a mark of byte order, quotes and empty lines."""
     try:
         with path.open("rb") as file:
-            lines = [file.readline(LINE_MAX) for _ in range(1 + ROWS)]
-        header, *rows = (line.decode("utf-8").rstrip("\r\n").split("\t") for line in lines if line)
+            lines = islice(iter(partial(file.readline, LINE_MAX), b""), LINES)
+            kept = list(islice((line for line in lines if line.strip(b" \r\n")), 1 + ROWS))
+        text = [line.decode("utf-8-sig").rstrip("\r\n") for line in kept]
+        header, *rows = csv.reader(text, delimiter="\t")
     except UnicodeDecodeError:
         return "is not UTF-8 text"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    except ValueError:
+    except (ValueError, csv.Error):
         return "is empty"
     return Sheet(tuple(header), tuple(map(tuple, rows)))
 

@@ -130,37 +130,36 @@ def _ask_run(folder: Folder, run: Run) -> Iterator[Missing]:
 
 
 def _field_maps(folder: Folder, run: Run) -> Use:
-    """Judge the field maps to which the run has a transform; without any it does not count.
+    """Judge the field maps of the participant; without any it does not count.
 
-    All parts may be missing where we applied the field: then it is estimated from raw scans.
+    A part alone stops it. All may be missing where we applied the field: then it is estimated from
+    raw scans.
     """
-    names = sorted(
-        file.entities["to"]
+    held: dict[str, set[str]] = {
+        file.entities["to"]: set()
         for file in _of_run(folder, run)
         if file.suffix == "xfm" and file.has(from_="boldref", desc="fmap") and "to" in file.entities
-    )
+    }
+    known = {word for words in FIELD.values() for word in words}
+    for file in folder.of("fmap", run.participant):
+        name, word = file.entities.get("fmapid"), file.entities.get("desc")
+        if file.suffix == "fieldmap" and name and word in known and _here(file, IMAGES):
+            held.setdefault(name, set()).add(word)
     lacking: list[Missing] = []
-    for name in names:
-        parts = list(_ask_parts(folder, run, name))
+    for name, words in sorted(held.items()):
         ours = folder.find(f"{run.stem}_fmapid-{name}_desc-boldref_fieldmap.nii.gz")
-        if ours is None or len(parts) < len(FIELD):
-            lacking += parts
-    return Use("field map", tuple(lacking), optional=not names)
+        parts = [part for part, any_of in FIELD.items() if not words.intersection(any_of)]
+        if len(parts) < len(FIELD) or ours is None:
+            lacking += (_part(run, name, part) for part in parts)
+    return Use("field map", tuple(lacking), optional=not held)
 
 
-def _ask_parts(folder: Folder, run: Run, name: str) -> Iterator[Missing]:
-    """Ask for the parts of a field map."""
+def _part(run: Run, name: str, part: str) -> Missing:
+    """Name a part of a field map that is not there."""
     rule = f"{VERSION}, utils.bids.collect_fieldmaps"
-    place = f"sub-{run.participant}/fmap/sub-{run.participant}"
-    for part, words in FIELD.items():
-        found = (
-            file.suffix == "fieldmap" and file.has(fmapid=name) and _here(file, IMAGES)
-            and file.entities.get("desc") in words
-            for file in folder.of("fmap", run.participant)
-        )  # fmt: skip
-        if not any(found):
-            path = f"{place}_fmapid-{name}_desc-{part}_fieldmap.nii.gz"
-            yield Missing(kind="file", name=path, rule=rule, note="without it, it stops")
+    owner = "_".join(f"{key}-{run.entities[key]}" for key in ("sub", "ses") if key in run.entities)
+    path = f"{owner.replace('_', '/')}/fmap/{owner}_fmapid-{name}_desc-{part}_fieldmap.nii.gz"
+    return Missing(kind="file", name=path, rule=rule, note="without it, it stops")
 
 
 FMRIPREP = Consumer(name="fmriprep", title="fMRIPrep -d", versions="25.2.7", judge=_judge)

@@ -4,7 +4,7 @@ It indexes the folder with PyBIDS, and writes that index into it: the folder mus
 
 References
 ----------
-giga_connectome 0.6.0: ``workflow.workflow``, ``utils.get_bids_images``,
+giga_connectome 0.4.2.dev77: ``workflow.workflow``, ``utils.get_bids_images``,
 ``mask.generate_gm_mask_atlas``, ``denoise.denoise_nifti_voxel``,
 ``postprocess.run_postprocessing_dataset``; PyBIDS 0.15.6 and 0.22.0: ``BIDSLayout``.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["GIGA"]
 
 SPACE: Final = "MNI152NLin2009cAsym"
-VERSION: Final = "giga_connectome 0.6.0"
+VERSION: Final = "giga_connectome 0.4.2.dev77"
 NAMES: Final = {"simple": "simple", "scrubbing": "scrubbing.5", "compcor": "acompcor50"}
 """Its strategies by those of nilearn that they are."""
 SIGNAL: Final = "global_signal"
@@ -90,4 +90,6 @@ def _strategies(contents: Contents, run: Run) -> tuple[Use, ...]:
     )
 
 
-GIGA = Consumer(name="giga_connectome", title="giga_connectome", versions="0.6.0", judge=_judge)
+GIGA = Consumer(
+    name="giga_connectome", title="giga_connectome", versions="0.4.2.dev77", judge=_judge
+)

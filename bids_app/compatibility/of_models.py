@@ -138,7 +138,7 @@ def _ask_numbers(contents: Contents, found: Precomputed, contract: Contract) -> 
         yield Missing(kind="value", name="a table", where=path, rule=rule, note=sheet)
         return
     for name in wanted:
-        if name in sheet.columns and not sheet.is_number(name):
+        if name in sheet.words:
             yield Missing(kind="value", name=f"numbers in {name}", where=path, rule=rule)
 
 

@@ -29,7 +29,7 @@ from neurostorm_app.bids_app.compatibility.asking import (
     wanted_series,
 )
 from neurostorm_app.bids_app.compatibility.confounds import MOTION, expand
-from neurostorm_app.bids_app.compatibility.of_xcpd_groups import Group, find_group, find_nearest
+from neurostorm_app.bids_app.compatibility.of_xcpd_groups import Group, Groups, find_nearest
 from neurostorm_app.bids_app.compatibility.verdicts import Consumer, Missing, Use, with_gate
 
 if TYPE_CHECKING:
@@ -62,14 +62,11 @@ class _Judge:
 
     contents: Contents
     top: tuple[Missing, ...]
-    groups: dict[tuple[str, str | None], Group]
+    groups: Groups
 
     def uses(self, run: Run) -> tuple[Use, ...]:
         folder = self.contents.folder
-        key = (run.participant, run.entities.get("ses"))
-        if key not in self.groups:
-            self.groups[key] = find_group(folder, *key)
-        group = self.groups[key]
+        group = self.groups.find(run.participant, run.entities.get("ses"))
         gate = chain(
             self.top,
             _ask_sessions(run, group),
@@ -110,7 +107,7 @@ def _matches(wanted: str, columns: tuple[str, ...]) -> bool:
 
 
 def _judge(contents: Contents) -> Callable[[Run], tuple[Use, ...]]:
-    return _Judge(contents, tuple(_ask_dataset(contents)), {}).uses
+    return _Judge(contents, tuple(_ask_dataset(contents)), Groups(contents.folder)).uses
 
 
 def _ask_dataset(contents: Contents) -> Iterator[Missing]:

@@ -8,7 +8,7 @@ XCP-D 26.1.1: ``cli.parser`` (groups of sessions), ``utils.bids._select_bold_spa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.bids_app.compatibility.folder import File, Folder
 
-__all__ = ["Group", "find_group", "find_nearest"]
+__all__ = ["Group", "Groups", "find_nearest"]
 
 SPACES: Final = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 
@@ -46,58 +46,75 @@ class Group:
     clash: str
 
 
-def find_group(folder: Folder, participant: str, session: str | None) -> Group:
-    """Find what XCP-D works on for a participant and a session.
+@dataclass(eq=False)
+class Groups:
+    """Finds what XCP-D works on, for each participant and session of a folder.
 
     Parameters
     ----------
     folder : Folder
         All files.
-    participant, session : str
-        Labels; None for no session.
-
-    Returns
-    -------
-    Group
-        The space is that of the first of its list in which any participant has a series.
     """
-    ours = [*folder.of("func", participant), *folder.of("anat", participant)]
-    func = _sessions(file for file in ours if file.suffix == "bold")
-    with_anat = _sessions(
-        file
-        for file in ours
-        if file.suffix in ("T1w", "T2w") and file.extension in (".nii.gz", ".nii")
+
+    folder: Folder
+    _found: dict[tuple[str, str | None], Group] = field(default_factory=dict, repr=False)
+    _chosen: dict[tuple[str, ...], tuple[str, str | None] | None] = field(
+        default_factory=dict, repr=False
     )
-    anat, group, clash = None, func, ""
-    if func and len(with_anat) == 1:
-        anat = with_anat[0]
-    elif func and with_anat and (without := sorted(set(func) - set(with_anat))):
-        clash = f"sessions without them: {', '.join(without)}"
-    elif func and with_anat:
-        anat, group = session, [session] if session else []
-    chosen = _choose(folder, group, ".nii.gz")
-    space, res = chosen or _choose(folder, group, ".json") or (SPACES[0], None)
-    return Group(space, res, chosen is not None, anat, clash)
+
+    def find(self, participant: str, session: str | None) -> Group:
+        """Find what it works on for a participant and a session; None for no session.
+
+        The space is that of the first of its list in which any participant has a series.
+        """
+        if (participant, session) not in self._found:
+            self._found[participant, session] = self._find(participant, session)
+        return self._found[participant, session]
+
+    def _find(self, participant: str, session: str | None) -> Group:
+        ours = [*self.folder.of("func", participant), *self.folder.of("anat", participant)]
+        func = _sessions(file for file in ours if file.suffix == "bold")
+        with_anat = _sessions(
+            file
+            for file in ours
+            if file.suffix in ("T1w", "T2w") and file.extension in (".nii.gz", ".nii")
+        )
+        anat, group, clash = None, func, ""
+        if func and len(with_anat) == 1:
+            anat = with_anat[0]
+        elif func and with_anat and (without := sorted(set(func) - set(with_anat))):
+            clash = f"sessions without them: {', '.join(without)}"
+        elif func and with_anat:
+            anat, group = session, [session] if session else []
+        chosen = self._choose(".nii.gz", *group)
+        space, res = chosen or self._choose(".json", *group) or (SPACES[0], None)
+        return Group(space, res, chosen is not None, anat, clash)
+
+    def _choose(self, extension: str, *sessions: str) -> tuple[str, str | None] | None:
+        """Choose the space and, of its resolutions, the first; no sessions are all sessions."""
+        key = (extension, *sessions)
+        if key not in self._chosen:
+            found = [
+                file
+                for file in self.folder.of("func")
+                if file.suffix == "bold" and file.extension == extension
+                and file.has(desc="preproc") and file.entities.get("space") in SPACES
+                and (not sessions or file.entities.get("ses") in sessions)
+            ]  # fmt: skip
+            self._chosen[key] = _first(found)
+        return self._chosen[key]
 
 
 def _sessions(files: Iterator[File]) -> list[str]:
     return sorted({file.entities["ses"] for file in files if "ses" in file.entities})
 
 
-def _choose(
-    folder: Folder, sessions: Sequence[str], extension: str
-) -> tuple[str, str | None] | None:
-    """Choose the space and, of its resolutions, the first; no sessions are all sessions."""
+def _first(found: Sequence[File]) -> tuple[str, str | None] | None:
+    """Take the first space of the list that series have, and the first resolution there."""
     for space in SPACES:
-        found = [
-            file
-            for file in folder.of("func")
-            if file.suffix == "bold" and file.extension == extension
-            and file.has(space=space, desc="preproc")
-            and (not sessions or file.entities.get("ses") in sessions)
-        ]  # fmt: skip
-        if found:
-            named = {file.entities["res"] for file in found if "res" in file.entities}
+        there = [file.entities for file in found if file.has(space=space)]
+        if there:
+            named = {entities["res"] for entities in there if "res" in entities}
             return space, min(named, key=_natural, default=None)
     return None
 

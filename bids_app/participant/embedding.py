@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurostorm_app.bids_app.derivatives import embedding_table, write_json, write_text
+from neurostorm_app.bids_app.energy import Meter
 from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.participant.admission import check_memory
 from neurostorm_app.bids_app.participant.needs import need_of_embedding
@@ -109,13 +110,15 @@ def _embed_with(files: ModelFiles, tasks: list[_Task], call: Call) -> None:
             sent[-1].progress.errors.append(model)
         return
     begin = time.monotonic()
-    with contextlib.closing(model(itertools.chain([first], missing))) as outcomes:
+    outcomes = model(itertools.chain([first], missing))
+    with Meter() as meter, contextlib.closing(outcomes):
         for index, outcome in outcomes:
-            work, seconds = sent[index], time.monotonic() - begin
+            work, seconds = sent[index], round(time.monotonic() - begin, 2)
+            cost = {"seconds": seconds, "energy": meter.take()}
             with contained(work.progress):
                 if isinstance(outcome, Exception):
                     raise as_app_error(outcome) from outcome
-                _keep(work, outcome, files, call, seconds=seconds)
+                _keep(work, outcome, files, call, cost)
             tell(Event(name=work.progress.name, stage=f"embed {files.card.name}", state="ended"))
             if call.stops and work.progress.errors:
                 return
@@ -151,20 +154,20 @@ def _take(progress: Progress, unit: Unit, files: ModelFiles, call: Call) -> None
 
 
 def _keep(
-    work: _Work, embedding: RunEmbedding, files: ModelFiles, call: Call, *, seconds: float
+    work: _Work, embedding: RunEmbedding, files: ModelFiles, call: Call, cost: dict[str, Any]
 ) -> None:
     """Write the result of a run and its record."""
     written = _write(work.ready, embedding, files, call)
     measured = {
         "started": now(),
-        "seconds": round(seconds, 2),
+        **cost,
         "peak_memory": peak_memory(),
         "computation": dict(embedding.record),
     }
     stamps = {call.uri(path): path for path in work.ready.files.values()}
     call.ledger.write(work.unit, written, stamps=stamps, measured=measured)
     _take(work.progress, work.unit, files, call)
-    name = files.card.name
+    name, seconds = files.card.name, cost["seconds"]
     work.progress.stages.append(StageTime(f"embed {name}", seconds))
     shape = "x".join(map(str, embedding.windows.shape))
     met = "" if embedding.conformance.get("met") else ", contract not met (see the sidecar)"

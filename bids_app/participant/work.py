@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from neurostorm_app.bids_app.derivatives import write_json
+from neurostorm_app.bids_app.energy import Meter
 from neurostorm_app.bids_app.engines import Wanted
 from neurostorm_app.bids_app.participant.admission import admit
 from neurostorm_app.bids_app.participant.derived import derive
@@ -216,20 +217,19 @@ def _make(
     log.info("sub-%s: preprocessing %s", label, words, extra={"step": True})
     started, begin = now(), time.monotonic()
     work, series = (folder / f"sub-{label}" for folder in (call.scratch, call.series_dir))
-    with renaming(lambda name: name if name.startswith("sub-") else f"sub-{label} {name}"):
+    with (
+        Meter() as meter,
+        renaming(lambda name: name if name.startswith("sub-") else f"sub-{label} {name}"),
+    ):
         done = call.engines.preprocess(
-            wanted,
-            work_dir=work,
-            series_dir=series,
-            settings=call.settings,
-            plan=call.plan,
+            wanted, work_dir=work, series_dir=series, settings=call.settings, plan=call.plan
         )
     seconds = time.monotonic() - begin
     keeper = Keeper(
         call=call,
         series_dir=series,
         anat=anat,
-        measured={"started": started, "seconds": round(seconds, 2), **_costs(done)},
+        measured={"started": started, "seconds": round(seconds, 2), **_costs(done, meter)},
     )
     keeper.keep_methods(
         label,
@@ -275,10 +275,11 @@ def _words(wanted: Wanted, n_runs: int, *, anatomy: bool) -> str:
     return f"{' and '.join(what) or 'spaces of the anatomy'} ({labels}, {wanted.level}{known})"
 
 
-def _costs(done: Preprocessed) -> dict[str, Any]:
+def _costs(done: Preprocessed, meter: Meter) -> dict[str, Any]:
     """Say what the preprocessing took, for the record."""
     stages = {name: round(seconds, 2) for name, seconds in done.timings.items()}
-    return {"peak_memory": done.peak_memory or peak_memory(), "stages": stages}
+    memory = done.peak_memory or peak_memory()
+    return {"peak_memory": memory, "energy": meter.take(), "stages": stages}
 
 
 def _longest(timings: Mapping[str, float], n: int = 4) -> str:

@@ -43,6 +43,8 @@ class Unit:
     """Seconds of each step of the piece of work, by its name in the record."""
     run: str = ""
     model: str = ""
+    energy: dict[str, float] = field(default_factory=dict)
+    """Joules by the counter that told them; none where nothing was measured."""
     together: int = 1
     """Units that one piece of work made, whose time this is."""
 
@@ -86,6 +88,19 @@ class History:
         """Time of all pieces of work, each once; None where none was measured."""
         pieces = {unit.piece: unit.seconds for unit in self.units if unit.seconds is not None}
         return sum(pieces.values()) if pieces else None
+
+    @property
+    def energy(self) -> str:
+        """Energy of all pieces of work, each once, and which counters tell it."""
+        timed = {unit.piece for unit in self.units if unit.seconds}
+        pieces = {unit.piece: unit.energy for unit in self.units if unit.energy}
+        if not pieces:
+            return "not measured: no counter of the machine could be read"
+        hours = sum(sum(joules.values()) for joules in pieces.values()) / 3600
+        names = ", ".join(sorted({name for joules in pieces.values() for name in joules}))
+        told = f"{hours:.3g} Wh, all that the machine took meanwhile ({names})"
+        lacking = len(timed - pieces.keys())
+        return told + (f"; not measured for {lacking} of {len(timed)}" if lacking else "")
 
 
 def read_history(output_dir: Path, participant: str | None = None) -> History:
@@ -158,12 +173,12 @@ def _short(run: str) -> str:
     return re.sub(r"^sub-[^_]+_", "", run).replace("_", " ")
 
 
-def _steps(found: Any) -> dict[str, float]:
-    """Take the seconds of steps from a record; none if it holds none."""
-    steps = found if isinstance(found, dict) else {}
+def _numbers(found: Any) -> dict[str, float]:
+    """Take the numbers of a record by their names; none if it holds none."""
+    named = found if isinstance(found, dict) else {}
     return {
         str(name): float(value)
-        for name, value in steps.items()
+        for name, value in named.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
 
@@ -200,7 +215,8 @@ def _unit(name: str, record: Mapping[str, Any]) -> Unit:
             Fact(label=_HOME.sub("", str(role)), value=_HOME.sub("", _digest(value)))
             for role, value in (inputs.items() if isinstance(inputs, dict) else ())
         ],
-        steps=_steps(record.get("stages")),
+        steps=_numbers(record.get("stages")),
+        energy=_numbers(record.get("energy")),
         run=str(record.get("run") or ""),
         model=str(record.get("model") or ""),
         outputs=len(outputs) if isinstance(outputs, dict | list) else 0,

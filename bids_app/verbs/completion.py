@@ -6,6 +6,7 @@ stands on the line, read by the shell itself: no Python runs while somebody type
 
 from __future__ import annotations
 
+import re
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
@@ -66,6 +67,28 @@ _neurostorm_files() { _neurostorm_offer compgen -f -- "$1"; }
 )
 
 ZSH: Final = r"""
+# A rule of zsh takes as many words as it names: of a list, only one is left on the line, the word
+# that is typed or the first. $@ the rules; those of lists have " ..." in their names.
+_neurostorm_shorten() {
+  emulate -L zsh -o extended_glob
+  local -a lists=("${(@)${(@)${(@M)argv:#*[[:alnum:]] ...:*}#\*}%%\[*}") kept
+  local i n=-1 at=0 word
+  for (( i = 1; i <= $#words; i++ )); do
+    word="$words[i]"
+    if [[ "$word" == -* ]]; then
+      n=$(( ${lists[(Ie)$word]} ? 0 : -1 ))
+    elif (( n >= 0 && ++n > 1 )); then
+      (( i == CURRENT )) && kept[-1]="$word" && at=$#kept
+      continue
+    fi
+    kept+=("$word")
+    (( i == CURRENT )) && at=$#kept
+  done
+  words=("${kept[@]}")
+  CURRENT=$at
+  compstate[restore]=''  # else they are put back at the end of this function
+}
+
 # $1 the key of the label; the dataset is the first word after the command
 _neurostorm_labels() {
   emulate -L zsh -o extended_glob -o null_glob
@@ -87,6 +110,7 @@ _neurostorm_labels() {
 """ + "".join(
     f"_neurostorm_label_{key}() {{ _neurostorm_labels {key} }}\n" for key in LABELS.values()
 )
+RULES: Final = re.compile(r"(?m)^( *)(_arguments -C -s \$(\w+))$")
 
 
 def add_completion(verb: Any) -> None:
@@ -124,8 +148,13 @@ def completion_script(shell: Literal["bash", "zsh"]) -> str:
     scripts = []
     for parser in (build_parser(), build_tools()):
         _annotate(parser)
+        if shell == "zsh":
+            _fit_to_zsh(parser)
         preamble = BASH if shell == "bash" else ZSH
-        scripts.append(shtab.complete(parser, shell, preamble=preamble))
+        script = shtab.complete(parser, shell, preamble=preamble)
+        if shell == "zsh":
+            script = RULES.sub(r'\1_neurostorm_shorten "${\3[@]}"\n\1\2', script)
+        scripts.append(script)
     return "\n".join(scripts)
 
 
@@ -149,6 +178,19 @@ def _annotate(parser: argparse.ArgumentParser) -> None:
         elif _takes_path(action, fields.get(action.dest)):
             files = {"bash": "_neurostorm_files", "zsh": "_files"}
             action.complete = files  # type: ignore[attr-defined]
+
+
+def _fit_to_zsh(parser: argparse.ArgumentParser) -> None:
+    """Write what each option takes so that no rule of zsh ends there, and mark those of lists."""
+    for action in parser._actions:  # noqa: SLF001
+        verbs = action.choices if action.nargs == "A..." else None
+        for verb in verbs.values() if isinstance(verbs, dict) else ():
+            _fit_to_zsh(verb)
+        if action.option_strings and action.nargs != 0:
+            name = re.sub(r"\W+", " ", str(action.metavar or action.dest)).strip()
+            action.metavar = f"{name} ..." if action.nargs in {"+", "*"} else name
+            if action.choices:
+                action.choices = [str(word).replace(":", r"\\:") for word in action.choices]
 
 
 def _fields() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
 from neurostorm_app.bids_app.settings import GROUPS
 from neurostorm_app.bids_app.words.compat import FOREIGN, Foreign
+from neurostorm_app.bids_app.words.helps import read_helps
 from neurostorm_app.bids_app.words.invocation import input_id
 from neurostorm_app.errors import ExitCode
 
@@ -117,8 +118,9 @@ def _options() -> Iterator[dict[str, Any]]:
         kind = "File" if flag == "--config-file" else "Flag"
         yield _entry(input_id(flag), _title(flag), kind, text) | {"command-line-flag": flag}
     for model in GROUPS.values():
+        helps = read_helps(model)
         for name, field in model.model_fields.items():
-            yield _option(name, field)
+            yield _option(name, field, helps[name])
     for foreign in FOREIGN:
         if not foreign.refused:
             yield _foreign(foreign)
@@ -136,11 +138,10 @@ def _entry(name: str, title: str, kind: str, text: str, *, optional: bool = True
     }
 
 
-def _option(name: str, field: FieldInfo) -> dict[str, Any]:
+def _option(name: str, field: FieldInfo, text: str) -> dict[str, Any]:
     """Describe one option from the field of its settings."""
     flag = "--" + name.replace("_", "-")
     kind, values = _kind(name, field)
-    text = " ".join((field.description or "").split())
     entry = _entry(input_id(flag), _title(flag), kind, text) | {"command-line-flag": flag}
     if kind == "Number":
         entry |= {"integer": int in _parts(field.annotation)}

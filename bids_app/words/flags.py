@@ -28,4 +28,4 @@ class Flag:
 class Frozen(BaseModel):
     """Options that hold for one call."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

@@ -6,7 +6,6 @@ So flag, setting and help cannot drift apart.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -15,16 +14,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, get_args, get_o
 from neurostorm_app.bids_app.settings import GROUPS, Flag
 from neurostorm_app.bids_app.words.boutiques import ASKED, SUMMARY, descriptor_text
 from neurostorm_app.bids_app.words.compat import FOREIGN
-from neurostorm_app.bids_app.words.suggestions import suggest_option
-from neurostorm_app.bids_app.words.values import closest
-from neurostorm_app.errors import UsageError
+from neurostorm_app.bids_app.words.grammar import Parser
+from neurostorm_app.bids_app.words.helps import read_helps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic.fields import FieldInfo
 
-__all__ = ["Parser", "build_parser"]
+__all__ = ["build_parser"]
 
 EPILOG: Final = """examples:
   neurostorm-app /data/bids /data/out participant --models connectome
@@ -36,21 +34,6 @@ arguments, 64 wrong command line, 65 unusable data, 66 no input, 73 cannot write
 error, 75 try again (also after a signal), 1 anything else.
 
 Models, phantoms and searching: neurostorm-tools --help"""
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise our error instead of leaving with argparse's code."""
-        hint = ""
-        if "required: BIDS_DIR" in message or "required: OUTPUT_DIR" in message:
-            hint = "write BIDS_DIR OUTPUT_DIR LEVEL first, options after them"
-        if unknown := re.search(r"unrecognized arguments: .*?(--?\w\S*)", message):
-            hint = suggest_option(unknown[1], self)
-        if choice := re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message):
-            hint = closest(choice[1], re.findall(r"[\w-]+", choice[2]))
-        raise UsageError(message, fix=hint or f"see {self.prog} --help")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -105,8 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sources(parser)
     for model in GROUPS.values():
         group = parser.add_argument_group(textwrap.shorten(str(model.__doc__), 60).rstrip("."))
+        helps = read_helps(model)
         for name, field in model.model_fields.items():
-            _add_field(group, name, field)
+            _add_field(group, name, field, helps[name])
     group = parser.add_argument_group("options of other BIDS apps that do nothing here")
     for foreign in FOREIGN:
         options: dict[str, Any] = {"action": "store_true"}
@@ -141,12 +125,12 @@ def _spellings(flags: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(s for s in both if not s.startswith("--_")))
 
 
-def _add_field(group: Any, name: str, field: FieldInfo) -> None:
+def _add_field(group: Any, name: str, field: FieldInfo, about: str) -> None:
     flag = next((m for m in field.metadata if isinstance(m, Flag)), Flag())
     flags = ["--" + name.replace("_", "-"), *flag.aliases]
     short = [f for f in flags if not f.startswith("--")]
     options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS}
-    options["help"] = " ".join((field.description or "").split()).replace("%", "%%")
+    options["help"] = about.replace("%", "%%")
     if field.annotation is bool:
         options["action"] = (
             argparse.BooleanOptionalAction if field.default is True else "store_true"

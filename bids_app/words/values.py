@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from neurostorm_app.errors import AnalysisLevelError, NoInputError, UsageError
-from neurostorm_app.pipelines.stage import OutputSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from neurostorm_app.pipelines.stage import OutputSpace
 
 __all__ = [
     "Level",
@@ -250,6 +251,8 @@ def parse_spaces(asked: Iterable[str]) -> tuple[OutputSpace, ...]:
 
 
 def _parse_space(word: str) -> OutputSpace:
+    from neurostorm_app.pipelines.stage import OutputSpace
+
     match = SPACE.fullmatch(word)
     name = match["name"] if match else word.partition(":")[0]
     if name.startswith(SURFACES) or ":den-" in word:

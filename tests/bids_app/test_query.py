@@ -9,12 +9,12 @@ import shutil
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.cli import guarded
 from neurostorm_app.bids_app.derivatives import derivative_path, embedding_table, write_text
 from neurostorm_app.bids_app.group.collect import collect
 from neurostorm_app.bids_app.group.outputs import write_index, write_tables
 from neurostorm_app.bids_app.group.query import choose_index, find_nearest, label_of, read_about
 from neurostorm_app.bids_app.group.rows import find_embeddings
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.verbs.query import add_query, call_query
 from neurostorm_app.errors import (

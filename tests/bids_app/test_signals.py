@@ -28,7 +28,7 @@ WORK = """
 import itertools, json, os, signal, subprocess, sys, time
 from pathlib import Path
 from neurostorm_app.bids_app import signals
-from neurostorm_app.bids_app.cli import guarded
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.bids_app.results import Progress, contained
 from neurostorm_app.bids_app.scratch import open_scratch
 from neurostorm_app.bids_app.signals import run_apart

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
 
@@ -18,6 +20,33 @@ COMP_WORDS=("$@"); COMP_CWORD=$(( $# - 1 ))
 _shtab_{function}
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
+
+INNER = """
+PROMPT=
+bindkey '^I' complete-word
+autoload -Uz compinit
+compinit -D -u
+eval "$(<$SCRIPT)"
+compadd() {
+  local -a offered
+  [[ -n "${argv[(r)-[OAD]*]}" ]] || builtin compadd -A offered "$@"
+  (( $#offered )) && print -rl -- $offered >> $OFFERED
+  builtin compadd "$@"
+}
+comppostfuncs=(tell_end)
+tell_end() { : > $OFFERED.end }
+"""
+"""An interactive zsh that writes down what its completion adds to what is offered."""
+OUTER = """
+zmodload zsh/zpty
+zpty inner zsh -f -i
+zpty -w inner "source $1"
+zpty -w -n inner "$2"
+zpty -w -n inner $'\\t'
+while [[ ! -e $OFFERED.end ]]; do zpty -rt inner line || read -t 0.05; done
+zpty -d inner
+"""
+"""A terminal for it, in which somebody types a line and a tab."""
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +96,26 @@ def test_each_option_is_offered_in_one_spelling(script, dataset):
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "wanted"),
-    [
-        (["--participant-label", ""], {"01", "02", "control3"}),
-        (["--participant-label", "01", "c"], {"control3"}),
-        (["--session-id", ""], {"a"}),
-        (["-t", ""], {"rest", "nback"}),
-        (["--run-label", ""], {"1"}),
-        (["--participant-label", "01", "--task-l"], {"--task-label"}),
-        (["--output-spaces", "MNI152NLin6"], {"MNI152NLin6Asym:res-2"}),
-        (["--ignore", "s"], {"slicetiming", "sbref"}),
-        (["--precision", ""], {"fp32", "tf32", "bf16"}),
-        (["--device", ""], {"auto", "cpu", "cuda"}),
-        (["--denoise", "36"], {"36P", "36P+scrub"}),
-        (["--dry-run", "--models", "conn"], {"connectome"}),
-    ],
-    ids=lambda part: " ".join(sorted(part)),
-)
+CASES = [
+    (["--participant-label", ""], {"01", "02", "control3"}),
+    (["--participant-label", "01", "c"], {"control3"}),
+    (["--session-id", ""], {"a"}),
+    (["-t", ""], {"rest", "nback"}),
+    (["--run-label", ""], {"1"}),
+    (["--participant-label", "01", "--task-l"], {"--task-label"}),
+    (["--participant-label", "01", "02", "--task-l"], {"--task-label"}),
+    (["--participant-label", "01", "02", "--task-label", "r"], {"rest"}),
+    (["--output-spaces", "T1w", "MNI152NLin6"], {"MNI152NLin6Asym:res-2"}),
+    (["--ignore", "s"], {"slicetiming", "sbref"}),
+    (["--precision", ""], {"fp32", "tf32", "bf16"}),
+    (["--device", ""], {"auto", "cpu", "cuda"}),
+    (["--denoise", "36"], {"36P", "36P+scrub"}),
+    (["--dry-run", "--models", "conn"], {"connectome"}),
+]
+NAMES = [" ".join(words) for words, _ in CASES]
+
+
+@pytest.mark.parametrize(("words", "wanted"), CASES, ids=NAMES)
 def test_values_are_those_of_the_dataset_and_the_settings(script, dataset, words, wanted):
     assert set(app(script, dataset, "out", "participant", *words)) == wanted
 
@@ -116,10 +147,51 @@ def test_the_verb_prints_the_script(shell, capsys, script):
     assert capsys.readouterr().out == (script / shell).read_text() + "\n"
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
-def test_zsh_takes_the_script(script):
-    ask = 'autoload -U compinit; compinit -D; eval "$(<$1)"; print $_comps[neurostorm-app]'
-    command = ["zsh", "-f", "-c", ask, "zsh", script / "zsh"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "_shtab_neurostorm_app"
-    assert not done.stderr
+with_zsh = pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
+
+
+def typed(script, folder, *words):
+    """Ask zsh what it offers for the last word, as somebody who types it."""
+    (folder / "inner").write_text(INNER)
+    (folder / "outer").write_text(OUTER)
+    line = f"{shlex.join(map(str, words[:-1]))} {words[-1]}"
+    command = ["zsh", "-f", folder / "outer", folder / "inner", line]
+    environment = {**os.environ, "SCRIPT": str(script / "zsh"), "OFFERED": str(folder / "offered")}
+    subprocess.run(command, check=True, env=environment, timeout=300, stdin=subprocess.DEVNULL)
+    offered = folder / "offered"
+    return offered.read_text().split() if offered.exists() else []
+
+
+@with_zsh
+@pytest.mark.parametrize(("words", "wanted"), CASES, ids=NAMES)
+def test_zsh_offers_the_same_values(script, dataset, tmp_path_factory, words, wanted):
+    folder = tmp_path_factory.mktemp("zsh")
+    line = ["neurostorm-app", dataset, "out", "participant", *words]
+    assert set(typed(script, folder, *line)) == wanted
+
+
+@with_zsh
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["neurostorm-app", "data", "out", "participant", "--part"],
+         {"--participant-label", "--participants-file"}),
+        (["neurostorm-app", "data", "out", ""], {"participant", "group"}),
+        (["neurostorm-tools", "ph"], {"phantom"}),
+        (["neurostorm-tools", "completion", ""], {"bash", "zsh"}),
+        (["neurostorm-tools", "phantom", "out", "--sca"], {"--scale"}),
+    ],
+    ids=["options", "levels", "verbs", "shells", "options of a verb"],
+)  # fmt: skip
+def test_zsh_offers_options_levels_and_verbs(script, tmp_path, words, wanted):
+    assert set(typed(script, tmp_path, *words)) == wanted
+
+
+@with_zsh
+def test_zsh_does_not_run_a_hostile_name(script, tmp_path):
+    dataset = tmp_path / "data"
+    (dataset / "sub-$(touch ran)").mkdir(parents=True)
+    (dataset / "sub-01").mkdir()
+    line = ["neurostorm-app", dataset, "out", "participant", "--participant-label", ""]
+    assert typed(script, tmp_path, *line) == ["01"]
+    assert not list(tmp_path.rglob("ran"))

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from neurostorm_app.bids_app.cli import Parser
 from neurostorm_app.bids_app.clusters.status import read_standing
 from neurostorm_app.bids_app.clusters.submit import blocks, ranges
 from neurostorm_app.bids_app.verbs.slurm import add_slurm, call_slurm
+from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.errors import NoInputError, NothingSelectedError, UsageError
 
 NASTY = "a 'b' $(touch pwned) `id` \"c\" %j;é"

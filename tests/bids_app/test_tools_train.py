@@ -16,9 +16,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.cli import Parser
 from neurostorm_app.bids_app.verbs.train import DEMOS, add_train, call_train
 from neurostorm_app.bids_app.verbs.train_cohort import are_phantoms, linked_datasets
+from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.errors import DataError, NoInputError, UsageError
 from neurostorm_app.models import read_card
 from neurostorm_app.pipelines import train
@@ -207,7 +207,7 @@ def test_phantoms_are_known_by_what_they_were_made_from(tmp_path):
 
 SCRIPT = """
 import os, signal, sys
-from neurostorm_app.bids_app.cli import Parser
+from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.bids_app.verbs.train import add_train, call_train
 
 last = sys.argv.pop(1)

@@ -20,7 +20,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from neurostorm_app.bids_app.cli import Parser
+from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.bids_app.verbs.train import add_train, call_train
 from neurostorm_app.models import read_card
 from neurostorm_app.models.fmri_lm import LmTokenizer
@@ -120,7 +120,7 @@ def test_a_training_goes_on_from_weights_with_their_codebook(place, tmp_path) ->
 
 SCRIPT = """
 import sys
-from neurostorm_app.bids_app.cli import Parser
+from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.bids_app.verbs.train import add_train, call_train
 parser = Parser(prog="train")
 add_train(parser)

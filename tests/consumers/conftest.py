@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from verdicts import AGREED, COMPARED
 
 SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
 
@@ -30,3 +31,9 @@ def bold(request: pytest.FixtureRequest, tree: Path, subject: str) -> Path:
     if not found:
         pytest.skip(f"{tree} has no series in {request.param}")
     return found[0]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many verdicts agree."""
+    for tool, n in sorted(COMPARED.items()):
+        terminalreporter.write_line(f"{tool}: {AGREED[tool]} of {n} verdicts agree")

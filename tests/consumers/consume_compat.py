@@ -11,14 +11,15 @@ import pytest
 from bids import BIDSLayout
 from fitlins.interfaces.bids import BIDSSelect, LoadBIDSModel
 from fmriprep.utils.bids import collect_derivatives as collect_bold
+from fmriprep.utils.bids import collect_fieldmaps
 from nilearn.glm.first_level import first_level_from_bids
 from nilearn.maskers import NiftiMasker
 from smriprep.utils.bids import collect_derivatives as collect_anat
-from strategies import STRATEGIES, load_and_clean
-from verdicts import SPACES, names, read_copy, works
+from strategies import do_strategies
+from verdicts import SPACES, all_work, names, read_copy, works
 
 
-@pytest.fixture(params=names())
+@pytest.fixture(params=names(), scope="module")
 def copy(request):
     return read_copy(request.param)
 
@@ -36,42 +37,31 @@ def raw(tmp_path_factory):
     return root
 
 
-def all_work(call, many) -> bool:
-    """Tell whether a call works for each of many, and there are any."""
-    return bool(many) and all(works(call, each) for each in many)
+def test_nilearn_does_what_we_say(copy, raw):
+    does = do_strategies(copy)
+    does |= {"mask": all_work(mask, copy.series())}
+    does |= {"first-level": all_work(lambda path: first_level(path, copy, raw), copy.series())}
+    copy.compare("nilearn", does, "0.14")
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_strategy_of_nilearn_is_open_where_we_say_so(strategy, copy):
-    series = copy.series() + copy.func("*_desc-preproc_bold.nii")
-    if strategy == "ica_aroma":
-        series = copy.func("*_desc-smoothAROMAnonaggr_bold.nii.gz")
-    does = all_work(lambda path: load_and_clean(path, strategy), series)
-    assert copy.accepted("nilearn")[strategy] == does
+def mask(path):
+    """Take the series of the brain mask; what would be resampled is no mask of it."""
+    brain = str(path).replace("desc-preproc_bold.nii.gz", "desc-brain_mask.nii.gz")
+    assert nib.load(path).shape[:3] == nib.load(brain).shape, "it would be resampled"
+    found = NiftiMasker(mask_img=brain, standardize=None).fit_transform(str(path))
+    assert found.ndim == 2, "one volume is no series"
+    return bool(np.isfinite(found).all())
 
 
-def test_a_mask_fits_where_we_say_so(copy):
-    def mask(path):
-        brain = str(path).replace("desc-preproc_bold.nii.gz", "desc-brain_mask.nii.gz")
-        assert nib.load(path).shape[:3] == nib.load(brain).shape, "it would be resampled"
-        found = NiftiMasker(mask_img=brain, standardize=None).fit_transform(str(path))
-        assert found.ndim == 2, "one volume is no series"
-        return np.isfinite(found).all()
-
-    assert copy.accepted("nilearn")["mask"] == all_work(mask, copy.series())
-
-
-def test_a_first_level_is_made_where_we_say_so(copy, raw):
-    def make(path):
-        space = path.name.split("_space-")[1].split("_")[0]
-        models, *_ = first_level_from_bids(
-            raw, copy.task, space_label=space, sub_labels=[copy.subject], confounds_strategy=None,
-            img_filters=[("desc", "preproc"), *resolution(path)], derivatives_folder=str(copy.root),
-        )  # fmt: skip
-        assert nib.load(path).ndim == 4
-        return models[0].t_r is not None
-
-    assert copy.accepted("nilearn")["first-level"] == all_work(make, copy.series())
+def first_level(path, copy, raw):
+    """Make a first-level model of a series."""
+    space = path.name.split("_space-")[1].split("_")[0]
+    models, *_ = first_level_from_bids(
+        raw, copy.task, space_label=space, sub_labels=[copy.subject], confounds_strategy=None,
+        img_filters=[("desc", "preproc"), *resolution(path)], derivatives_folder=str(copy.root),
+    )  # fmt: skip
+    assert nib.load(path).ndim == 4
+    return models[0].t_r is not None
 
 
 def resolution(path):
@@ -79,21 +69,26 @@ def resolution(path):
     return [("res", path.name.split("_res-")[1].split("_")[0])] if "_res-" in path.name else []
 
 
-@pytest.fixture
-def index(copy, raw, tmp_path):
-    """Index raw dataset and copy as fitlins' command line does."""
-
-    def make(name):
-        database = tmp_path / name
-        BIDSLayout(raw, derivatives=str(copy.root), database_path=database)
-        return str(database)
-
-    return make
+def test_fitlins_does_what_we_say(copy, raw, tmp_path):
+    """It is called for each space; PyBIDS indexes once for its command line."""
+    database = str(tmp_path / "database")
+    indexed = works(BIDSLayout, raw, derivatives=str(copy.root), database_path=database)
+    spaces = spaces_of(copy)
+    chosen = dict.fromkeys(("select", "mask", "design"), False)
+    if indexed:
+        here = not any(not path.exists() for path in copy.series())  # PyBIDS lists lost links too
+        found = [select(copy, database, space, tmp_path) for space in spaces]
+        chosen["select"] = here and all(one is not None for one in found)
+        chosen["mask"] = chosen["select"] and all(one.mask_files not in (None, [None])
+                                                  for one in found)  # fmt: skip
+        chosen["design"] = all_work(lambda space: design(copy, database, space, tmp_path), spaces)
+    copy.compare("fitlins", chosen)
 
 
 def spaces_of(copy):
     """List the spaces in which there are series, with or without content."""
-    return [space for space in SPACES if copy.func(f"_space-{space}*_desc-preproc_bold.nii*")]
+    found = [space for space in SPACES if copy.func(f"_space-{space}*_desc-preproc_bold.nii*")]
+    return found or ["MNI"]
 
 
 def selectors(copy, space):
@@ -103,72 +98,66 @@ def selectors(copy, space):
     return {"space": space, "suffix": "bold", "extension": ".nii.gz"}, entities
 
 
-def test_fitlins_selects_where_we_say_so(copy, index, tmp_path):
-    database = index("database") if works(index, "tried") else None
-
-    def select(space):
-        assert database, "PyBIDS refuses the folder"
-        chosen, entities = selectors(copy, space)
-        found = BIDSSelect(database_path=database, entities=[entities], selectors=chosen)
-        return found.run(cwd=tmp_path).outputs
-
-    spaces = spaces_of(copy) or ["MNI"]
-    said = copy.accepted("fitlins")
-    assert said["select"] == (all_work(select, spaces) and not lost(copy))
-    does = all_work(lambda space: select(space).mask_files not in (None, [None]), spaces)
-    assert said["mask"] == (does and not lost(copy))
+def select(copy, database, space, work):
+    """Select series and mask; None where it refuses."""
+    chosen, entities = selectors(copy, space)
+    node = BIDSSelect(database_path=database, entities=[entities], selectors=chosen)
+    kept = []
+    works(lambda: kept.append(node.run(cwd=work).outputs) or True)
+    return kept[0] if kept else None
 
 
-def lost(copy):
-    """Tell whether a series is a link to nothing; PyBIDS lists it all the same."""
-    return any(not path.exists() for path in copy.series())
-
-
-def test_fitlins_designs_where_we_say_so(copy, index, tmp_path):
-    database = index("database") if works(index, "tried") else None
+def design(copy, database, space, work):
+    """Load a model of a task and a confound."""
+    wanted = ["trial_type.on", "rot_y"]
     steps = [
         {"Name": "Factor", "Input": ["trial_type"]},
         {"Name": "Convolve", "Input": ["trial_type.on"], "Model": "spm"},
     ]
-    wanted = ["trial_type.on", "rot_y"]
-
-    def design(space):
-        assert database, "PyBIDS refuses the folder"
-        node = {
-            "Level": "Run",
-            "Name": "run",
-            "GroupBy": ["run", "subject"],
-            "Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": steps},
-            "Model": {"X": wanted, "Type": "glm"},
-        }
-        chosen = selectors(copy, space)[0] | {"desc": "preproc"}
-        inputs = {"task": [copy.task], "space": [space]}
-        model = {"Name": "m", "BIDSModelVersion": "1.0.0", "Input": inputs, "Nodes": [node]}
-        loaded = LoadBIDSModel(database_path=database, model=model, selectors=chosen)
-        design = loaded.run(cwd=tmp_path).outputs.all_specs["run"][0]["X"]
-        return list(design.columns) == wanted
-
-    assert copy.accepted("fitlins")["design"] == all_work(design, spaces_of(copy) or ["MNI"])
+    node = {
+        "Level": "Run",
+        "Name": "run",
+        "GroupBy": ["run", "subject"],
+        "Transformations": {"Transformer": "pybids-transforms-v1", "Instructions": steps},
+        "Model": {"X": wanted, "Type": "glm"},
+    }
+    chosen = selectors(copy, space)[0] | {"desc": "preproc"}
+    inputs = {"task": [copy.task], "space": [space]}
+    model = {"Name": "m", "BIDSModelVersion": "1.0.0", "Input": inputs, "Nodes": [node]}
+    loaded = LoadBIDSModel(database_path=database, model=model, selectors=chosen)
+    found = loaded.run(cwd=work).outputs.all_specs["run"][0]["X"]
+    return list(found.columns) == wanted
 
 
-def test_fmriprep_finds_what_we_say_it_does(copy):
-    spaces = spaces_of(copy) or ["MNI"]
+def test_fmriprep_does_what_we_say(copy):
+    """It computes what it does not find; of a field map it needs every part or none."""
+    spaces = spaces_of(copy)
     chosen, entities = selectors(copy, "")
     kept = []
 
     def collect():
         kept.append(collect_anat(copy.root, copy.subject, spaces))
         kept.append(collect_bold(copy.root, chosen | entities | {"space": None}))
+        kept.append(collect_fieldmaps(copy.root, {"subject": copy.subject}))
         return kept
 
-    does = dict.fromkeys(("anatomy", "normalisation", "run"), False)
+    does = dict.fromkeys(("anatomy", "normalisation", "run", "field map"), False)
     if works(collect):  # it stops where PyBIDS cannot read a JSON file
-        anat, bold = kept
+        anat, bold, fields = kept
         pieces = {"t1w_preproc", "t1w_mask", "t1w_dseg", "t1w_tpms"} <= set(anat)
         does["anatomy"] = pieces and len(anat["t1w_tpms"]) == 3
         both = [set(anat["transforms"].get(one, ())) >= {"forward", "reverse"} for one in spaces]
         does["normalisation"] = all(both)
         pieces = {"hmc_boldref", "coreg_boldref"} <= set(bold)
         does["run"] = pieces and {"hmc", "boldref2anat"} <= set(bold["transforms"])
-    said = copy.accepted("fmriprep")
-    assert {use: said[use] for use in does} == does
+        does["field map"] = all_fields(copy, fields)
+    copy.compare("fmriprep", does)
+
+
+def all_fields(copy, fields):
+    """Tell whether each field map is whole, or gone where we applied it."""
+    ways = copy.func("_from-boldref_to-*_desc-fmap_xfm.txt")
+    named = {path.name.split("_to-")[1].split("_")[0] for path in ways}
+    parts = {name: len(fields.get(name, ())) for name in {*fields, *named}}
+    ours = {name: copy.func(f"_fmapid-{name}_desc-boldref_fieldmap.nii.gz") for name in parts}
+    return all(n == 3 or (n == 0 and ours[name]) for name, n in parts.items())

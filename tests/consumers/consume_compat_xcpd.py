@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import nibabel as nib
 import pytest
-from strategies import STRATEGIES, load_and_clean
+from strategies import do_strategies
 from verdicts import names, read_copy, works
 
+# Where giga_connectome finds the grey matter of a template: it is read on import.
+os.environ["TEMPLATEFLOW_HOME"] = f"{os.environ.get('NEUROSTORM_DAMAGED', '.')}/templateflow"
 pytest.importorskip("xcp_d", reason="XCP-D is not installed")
 
 import yaml
@@ -19,106 +22,87 @@ from xcp_d.interfaces.censoring import GenerateConfounds
 from xcp_d.utils import bids as xcpd
 
 NUISANCE = ("24P", "27P", "36P", "acompcor", "acompcor_gsr", "gsr_only")
+GIGA = ("simple", "simple+gsr", "scrubbing.5", "scrubbing.5+gsr", "acompcor50")
+SPACE = "MNI152NLin2009cAsym"
 
 
-@pytest.fixture(params=names(), scope="module")
+@pytest.fixture(params=names())
 def copy(request):
     return read_copy(request.param)
 
 
-@pytest.fixture(scope="module")
-def collected(copy, tmp_path_factory):
-    """Collect participant and run as XCP-D's command line and workflow do; None if they refuse."""
-    out = tmp_path_factory.mktemp("xcpd")
-
-    def collect():
-        xcpd.write_derivative_description(str(copy.root), out, parameters_hash="0")
-        config = ["bids", "derivatives", str(load("xcp_d_bids_config2.json"))]
-        layout = BIDSLayout(copy.root, validate=False, config=config)
-        named = {"bids_filters": {}, "anat_session": None, "func_sessions": []}
-        data = xcpd.collect_data(
-            layout=layout, input_type="fmriprep", participant_label=copy.subject,
-            file_format="nifti", **named,
-        )  # fmt: skip
-        data = data[1] if isinstance(data, tuple) else data
-        bold = next(path for path in data["bold"] if Path(path).name.startswith(copy.run))
-        run = xcpd.collect_run_data(layout, bold, "nifti", target_space=None)
-        grid = nib.load(bold).shape[:3]
-        for name in ("boldref", "boldmask"):  # what it takes may be of another grid
-            assert (
-                Path(run[name])
-                .name.split("_desc-")[0]
-                .startswith(Path(bold).name.split("_desc-")[0])
-            ), f"{name} is {run[name]}"
-        for name in ("anat_to_template_xfm", "template_to_anat_xfm"):
-            assert Path(data[name]).suffix in (".h5", ".txt")
-        assert len(grid) == 3
-        return layout, bold
-
-    kept = []
-    works(lambda: kept.append(collect()) or True)
-    return kept[0] if kept else None
+def collect(copy, out):
+    """Collect participant and run as XCP-D's command line and workflow do."""
+    xcpd.write_derivative_description(str(copy.root), out, parameters_hash="0")
+    config = ["bids", "derivatives", str(load("xcp_d_bids_config2.json"))]
+    layout = BIDSLayout(copy.root, validate=False, config=config)
+    named = {"bids_filters": {}, "anat_session": None, "func_sessions": []}
+    data = xcpd.collect_data(
+        layout=layout, input_type="fmriprep", participant_label=copy.subject,
+        file_format="nifti", **named,
+    )  # fmt: skip
+    data = data[1] if isinstance(data, tuple) else data
+    bold = next(path for path in data["bold"] if Path(path).name.startswith(f"{copy.run}_"))
+    run = xcpd.collect_run_data(layout, bold, "nifti", target_space=None)
+    grid = Path(bold).name.split("_desc-")[0]
+    for name in ("boldref", "boldmask"):  # what it takes may be of another grid
+        taken = Path(run[name]).name
+        assert taken.split("_desc-")[0].removesuffix("_boldref.nii.gz") == grid, f"{name}: {taken}"
+    for name in ("anat_to_template_xfm", "template_to_anat_xfm"):
+        assert Path(data[name]).suffix in (".h5", ".txt")
+    assert len(nib.load(bold).shape) == 4
+    return layout, bold
 
 
-@pytest.mark.parametrize("nuisance", NUISANCE)
-def test_a_nuisance_set_is_open_where_we_say_so(nuisance, copy, collected, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def regress(copy, layout, bold, nuisance, work):
+    """Make the regressors of a nuisance set."""
     spec = yaml.safe_load(Path(str(load(f"nuisance/{nuisance}.yml"))).read_text())
-
-    def regress():
-        layout, bold = collected
-        files = xcpd.collect_confounds(bold, layout, None, spec)
-        made = GenerateConfounds(
-            in_file=bold, TR=2.0, confounds_config=spec, confounds_files=files,
-            dataset_links={"preprocessed": str(copy.root)}, out_dir=str(tmp_path),
-            motion_filter_type=None, motion_filter_order=4, band_stop_min=None, band_stop_max=None,
-        ).run(cwd=tmp_path)  # fmt: skip
-        return Path(made.outputs.confounds_tsv).exists()
-
-    does = collected is not None and works(regress)
-    assert copy.accepted("xcp-d")[nuisance] == does
+    files = xcpd.collect_confounds(bold, layout, None, spec)
+    made = GenerateConfounds(
+        in_file=bold, TR=2.0, confounds_config=spec, confounds_files=files,
+        dataset_links={"preprocessed": str(copy.root)}, out_dir=str(work),
+        motion_filter_type=None, motion_filter_order=4, band_stop_min=None, band_stop_max=None,
+    ).run(cwd=work)  # fmt: skip
+    return Path(made.outputs.confounds_tsv).exists()
 
 
-@pytest.fixture(scope="module")
-def indexed(copy, tmp_path_factory):
-    """Index the copy as giga_connectome does, which writes into what it reads."""
-    utils = pytest.importorskip("giga_connectome.utils", reason="giga_connectome is not installed")
-    folder = tmp_path_factory.mktemp("giga") / "tree"
-    shutil.copytree(copy.root, folder, symlinks=True)
-
-    def collect():
-        found, _ = utils.get_bids_images([copy.subject], "MNI152NLin2009cAsym", folder, True, None)
-        assert found["bold"]
-        assert found["mask"]
-        assert all(1 / image.entities["RepetitionTime"] > 0 for image in found["bold"])
-        return found
-
+def test_xcpd_does_what_we_say(copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     kept = []
-    works(lambda: kept.append(collect()) or True)
-    return kept[0] if kept else None
+    works(lambda: kept.append(collect(copy, tmp_path)) or True)
+    does = {
+        name: bool(kept) and works(regress, copy, *kept[0], name, tmp_path) for name in NUISANCE
+    }
+    copy.compare("xcp-d", does)
 
 
-@pytest.mark.parametrize(
-    "strategy", ["simple", "simple+gsr", "scrubbing.5", "scrubbing.5+gsr", "acompcor50"]
-)
-def test_giga_connectome_cleans_where_we_say_so(strategy, copy, indexed):
-    denoise = pytest.importorskip("giga_connectome.denoise", reason="giga_connectome is missing")
+def test_giga_connectome_does_what_we_say(copy, tmp_path):
+    """It writes its index into the folder that it reads."""
+    giga = pytest.importorskip("giga_connectome", reason="giga_connectome is not installed")
+    from giga_connectome import denoise, utils
 
-    def clean():
-        mask = indexed["mask"][0].path
-        for image in indexed["bold"]:
+    folder = tmp_path / "tree"
+    shutil.copytree(copy.root, folder, symlinks=True)
+    kept = []
+
+    def ready():
+        found, _ = utils.get_bids_images([copy.subject], SPACE, folder, True, None)
+        mask = giga.mask.generate_group_mask([one.path for one in found["mask"]], SPACE)
+        nib.save(mask, tmp_path / "mask.nii.gz")
+        kept.extend(one for one in found["bold"] if one.filename.startswith(f"{copy.run}_"))
+        return bool(kept)
+
+    def clean(strategy):
+        for image in kept:
             preset = denoise.get_denoise_strategy(strategy)
-            denoise.denoise_nifti_voxel(preset, mask, True, 0, image.path)
+            denoise.denoise_nifti_voxel(preset, tmp_path / "mask.nii.gz", True, 0, image.path)
+            assert 1 / image.entities["RepetitionTime"] > 0
         return True
 
-    does = indexed is not None and works(clean)
-    assert copy.accepted("giga_connectome")[strategy] == does
+    is_ready = works(ready)
+    does = {strategy: is_ready and works(clean, strategy) for strategy in GIGA}
+    copy.compare("giga_connectome", does)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_strategy_of_an_older_nilearn_is_open_where_we_say_so(strategy, copy):
-    series = copy.series() + copy.func("*_desc-preproc_bold.nii")
-    if strategy == "ica_aroma":
-        series = copy.func("*_desc-smoothAROMAnonaggr_bold.nii.gz")
-    does = bool(series) and all(works(load_and_clean, path, strategy) for path in series)
-    assert copy.accepted("nilearn")[strategy] == does
+def test_an_older_nilearn_does_what_we_say(copy):
+    copy.compare("nilearn", do_strategies(copy), "0.12")

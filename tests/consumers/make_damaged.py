@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,11 +16,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from damage import DAMAGES, Tree
+from damage_drawn import draw_damages
 
 from neurostorm_app.bids_app.compatibility.checking import check_folder
+from neurostorm_app.errors import NoInputError
+from neurostorm_app.pipelines.templates import DATA
 
 STEP = 8
 """Of so many voxels along each axis one is kept."""
+TEMPLATE = "tpl-MNI152NLin2009cAsym"
+GREY = f"{TEMPLATE}_res-02_label-GM_probseg.nii.gz"
+"""What giga_connectome takes from TemplateFlow."""
 
 
 def thin(source: Path, target: Path) -> None:
@@ -42,18 +49,31 @@ def thin(source: Path, target: Path) -> None:
         nib.save(small, target / place)
 
 
+def say(root: Path) -> dict:
+    """Write what our check says; of a folder that it refuses, nothing about any run."""
+    try:
+        return check_folder(root).as_json()
+    except NoInputError as error:
+        return {"runs": {}, "refused": error.what}
+
+
 def main(source: Path, target: Path) -> None:
     """Make all copies and verdicts."""
     original = target / "original"
     thin(source, original)
-    for name, change in DAMAGES.items():
-        folder = target / name.replace(" ", "_").replace("/", "")
+    names = []
+    for name, change in (DAMAGES | draw_damages(original)).items():
+        folder = target / re.sub(r"[\W_]+", ".", name)  # PyBIDS reads entities of folders too
         tree = Tree(original, folder / "tree")
         change(tree)
-        report = check_folder(tree.root)
-        (folder / "verdict.json").write_text(json.dumps(report.as_json()))
-    names = sorted(path.name for path in target.iterdir() if (path / "verdict.json").exists())
-    (target / "names.json").write_text(json.dumps(names))
+        (folder / "verdict.json").write_text(json.dumps(say(tree.root)))
+        names.append(folder.name)
+    home = target / "templateflow" / TEMPLATE
+    home.mkdir(parents=True)
+    shutil.copy(DATA / GREY, home)
+    run = Tree(original, target / "whole").run
+    (target / "names.json").write_text(json.dumps({"run": run, "names": names}))
+    shutil.rmtree(target / "whole")
 
 
 if __name__ == "__main__":

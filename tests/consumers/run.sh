@@ -28,7 +28,7 @@ make_environment() {  # folder, requirements
 
 make_environment $root/.venv-consumers requirements.txt
 # fitlins pins an old nilearn and an old pybids; its code runs with the new ones.
-$root/.venv-consumers/bin/python -c 'import fitlins' 2>/dev/null ||
+$root/.venv-consumers/bin/python -c 'import fitlins; assert fitlins.__version__ == "0.11.0"' 2>/dev/null ||
     $root/.venv-consumers/bin/python -m pip install --quiet --disable-pip-version-check ${PIP_ARGS:-} \
         --no-deps fitlins==0.11.0
 make_environment $root/.venv-consumers-xcpd requirements-xcpd.txt
@@ -36,7 +36,7 @@ xcpd_pip="$root/.venv-consumers-xcpd/bin/python -m pip install --quiet --disable
 if ! $root/.venv-consumers-xcpd/bin/python -c 'import xcp_d, giga_connectome' 2>/dev/null; then
     echo "nilearn==0.12.1" > "$work/pins.txt"
     export SETUPTOOLS_SCM_PRETEND_VERSION_FOR_XCP_D=26.1.1
-    export SETUPTOOLS_SCM_PRETEND_VERSION_FOR_GIGA_CONNECTOME=0.4.2
+    export SETUPTOOLS_SCM_PRETEND_VERSION_FOR_GIGA_CONNECTOME=0.4.2.dev77
     # giga_connectome pins an old pybids; its code runs with the new one.
     { $xcpd_pip -c "$work/pins.txt" "$XCPD" && $xcpd_pip --no-deps "$GIGA"; } ||
         echo "==> XCP-D or giga_connectome cannot be installed here: tiers B and C will be skipped"

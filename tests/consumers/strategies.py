@@ -8,11 +8,27 @@ import nibabel as nib
 import numpy as np
 from nilearn.interfaces.fmriprep import load_confounds_strategy
 from nilearn.signal import clean
+from verdicts import all_work
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from verdicts import Copy
+
 STRATEGIES = ("simple", "scrubbing", "compcor", "ica_aroma")
+
+
+def do_strategies(copy: Copy) -> dict[str, bool]:
+    """Clean the series of a copy by each strategy."""
+    series = copy.series() + copy.func("*_desc-preproc_bold.nii")
+    aroma = copy.func("*_desc-smoothAROMAnonaggr_bold.nii.gz")
+    return {
+        name: all_work(
+            lambda path, name=name: load_and_clean(path, name),
+            aroma if name == "ica_aroma" else series,
+        )
+        for name in STRATEGIES
+    }
 
 
 def load_and_clean(path: Path, strategy: str) -> bool:

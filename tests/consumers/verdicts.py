@@ -1,14 +1,21 @@
-"""What our check said of each damaged copy, to compare with what a package does."""
+"""What our check said of each damaged copy, and whether a package does the same."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 SPACES = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+COMPARED: Counter[str] = Counter()
+AGREED: Counter[str] = Counter()
+"""Verdicts by tool."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Copy:
     run : str
         Name of its one run.
     said : dict
-        By tool and use: what is missing.
+        By tool and use: what is missing. Empty if we find no such run.
     """
 
     root: Path
@@ -47,29 +54,40 @@ class Copy:
         """Find the preprocessed series, whether or not their content is here."""
         return self.func("*_desc-preproc_bold.nii.gz")
 
-    def accepted(self, tool: str) -> dict[str, bool]:
+    def accepted(self, tool: str, uses: Iterable[str]) -> dict[str, bool]:
         """Tell which uses of a tool are open, as we say."""
-        return {use: not missing for use, missing in self.said[tool].items()}
+        said = self.said.get(tool)
+        return {use: said is not None and not said[use] for use in uses}
+
+    def compare(self, tool: str, does: Mapping[str, bool], version: str = "") -> None:
+        """Compare what a tool does with what we say, use by use."""
+        said = self.accepted(tool, does)
+        name = f"{tool} {version}".strip()
+        COMPARED[name] += len(does)
+        AGREED[name] += sum(said[use] == does[use] for use in does)
+        missing = {use: self.said.get(tool, {}).get(use) for use in does if said[use] != does[use]}
+        assert said == dict(does), f"what we say is missing: {json.dumps(missing, indent=1)}"
 
 
 def names() -> list[str]:
     """List the damages."""
     folder = os.environ.get("NEUROSTORM_DAMAGED")
-    return json.loads((Path(folder) / "names.json").read_text()) if folder else []
+    return json.loads((Path(folder) / "names.json").read_text())["names"] if folder else []
 
 
 def read_copy(name: str) -> Copy:
     """Read one copy and what was said of it."""
-    folder = Path(os.environ["NEUROSTORM_DAMAGED"]) / name
-    ((run, tools),) = json.loads((folder / "verdict.json").read_text())["runs"].items()
+    top = Path(os.environ["NEUROSTORM_DAMAGED"])
+    run = json.loads((top / "names.json").read_text())["run"]
+    tools = json.loads((top / name / "verdict.json").read_text())["runs"].get(run, {})
     said = {
         tool: {use: found["missing"] for use, found in verdict["uses"].items()}
         for tool, verdict in tools.items()
     }
-    return Copy(folder / "tree", run, said)
+    return Copy(top / name / "tree", run, said)
 
 
-def works(call, *arguments, **named) -> bool:
+def works(call: Callable[..., Any], *arguments: Any, **named: Any) -> bool:
     """Tell whether a call ends without an error, and with something that is not None or False."""
     try:
         found = call(*arguments, **named)
@@ -77,3 +95,9 @@ def works(call, *arguments, **named) -> bool:
         print(f"{getattr(call, '__name__', call)}: {type(error).__name__}: {str(error)[:200]}")
         return False
     return found is not None and found is not False
+
+
+def all_work(call: Callable[[Any], Any], many: Iterable[Any]) -> bool:
+    """Tell whether a call works for each of many, and there are any."""
+    found = [works(call, each) for each in many]
+    return bool(found) and all(found)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from neurostorm_app.bids_app.cli import Parser
 from neurostorm_app.bids_app.verbs.slurm import add_slurm, call_slurm
+from neurostorm_app.bids_app.words.grammar import Parser
 
 spec = importlib.util.spec_from_file_location(
     "slurm_loopback", Path(__file__).with_name("slurm_loopback.py")

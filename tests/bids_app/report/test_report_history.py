@@ -88,11 +88,19 @@ def test_hidden_moments_make_no_piece_of_work_out_of_several(tree):
     assert found.seconds == 70.0
 
 
-def test_energy_that_nobody_measures_has_no_row(tree):
+def test_energy_is_added_up_once_for_each_piece_of_work(tree):
+    """Units of one piece have its joules; an embedding comes on top."""
     record(tree, "sub-01_anat")
     page = write_subject_page(tree.root, "01").read_text()
-    assert "Peak memory of one process" in page
-    assert "Energy" not in page
+    assert "not measured: no counter of the machine could be read" in page
+    joules = {"package-0": 5000.0, "gpu-0": 400.0}
+    for name in ("sub-01_anat", "sub-01_fit"):
+        record(tree, name, energy=joules)
+    record(tree, "sub-01_a_embedding", seconds=5.0, stages=None, model="a", energy=joules)
+    page = write_subject_page(tree.root, "01").read_text()
+    assert "3 Wh, all that the machine took meanwhile (gpu-0, package-0)<" in page
+    record(tree, "sub-01_b_embedding", seconds=6.0, stages=None, model="b", energy=None)
+    assert "; not measured for 1 of 3" in write_subject_page(tree.root, "01").read_text()
 
 
 def example(**more):
