@@ -81,17 +81,17 @@ def encode_brain(network: SlimBrain, window: Tensor) -> Tensor:
     voxels, parts = cut_units(window, config), []
     for place in kept.flatten(1).any(dim=1).nonzero()[:, 0].tolist():
         # All units of a place, one after the other in time, lack the same patches.
-        numbers = place + len(kept) * torch.arange(config.units[0])
+        numbers = place + len(kept) * torch.arange(config.units[0], device=window.device)
         here = _Patches(kept[place].expand(config.mask_unit_size[0], -1, -1, -1))
         if torch.is_grad_enabled() and network.training:
             tokens = recompute(_encode_place, network, voxels, numbers, here, use_reentrant=False)
         else:
             tokens = _encode_place(network, voxels, numbers, here)
         parts.append(tokens.flatten(0, 1))
-    tokens = torch.cat(parts)[None]
+    whole: Tensor = torch.cat(parts)[None]
     for block in network.blocks[network.n_windowed :]:
-        tokens = block(tokens)
-    return tokens
+        whole = block(whole)
+    return whole
 
 
 @dataclass(slots=True)
