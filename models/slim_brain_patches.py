@@ -1,7 +1,7 @@
 """SLIM-Brain's encoder on the patches of the brain alone: those around it are deleted.
 
-The paper says that background, 70 % of a window, is deleted, and does not say how; the mask units of
-the released weights are too large for it. This is ours. Of each mask unit the patches that hold
+The paper says that background, 70 % of a window, is deleted, and does not say how; the mask units
+of the released weights are too large for it. This is ours. Of each mask unit the patches that hold
 brain in none of the window's volumes are left out: nobody attends to them, a pooled token is the
 maximum over what is left, and so is the mean token the mean of what is left. Where every patch
 holds brain it is the whole encoder. Weights that were trained on whole units have not seen this.

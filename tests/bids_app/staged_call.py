@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import Fake
 
 from neurostorm_app.bids_app import signals
-from neurostorm_app.bids_app.cli import guarded, main_inner
+from neurostorm_app.bids_app.cli import main_inner
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.bids_app.progress import view
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.progress import Event, advance, stage, tell

@@ -15,8 +15,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.cli import guarded, main, main_inner
+from neurostorm_app.bids_app.cli import main, main_inner
 from neurostorm_app.bids_app.engines import real_engines
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.bids_app.inputs.entities import check_clashes, parse_name, read_filters
 from neurostorm_app.bids_app.inputs.sidecars import read_object
 from neurostorm_app.bids_app.words.options import Selection

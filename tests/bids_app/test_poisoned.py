@@ -17,8 +17,9 @@ import pytest
 from nibabel.nifti1 import Nifti1Extension
 
 from neurostorm_app import run
-from neurostorm_app.bids_app.cli import guarded, main_inner
+from neurostorm_app.bids_app.cli import main_inner
 from neurostorm_app.bids_app.engines import real_engines
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.pipelines.phantom import make_phantom
 
 from .conftest import Dataset

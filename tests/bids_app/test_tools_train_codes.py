@@ -20,8 +20,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.bids_app.verbs.train import add_train, call_train
+from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.models import read_card
 from neurostorm_app.models.fmri_lm import LmTokenizer
 from neurostorm_app.models.fmri_lm_files import LmConfig

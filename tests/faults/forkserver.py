@@ -177,7 +177,8 @@ def child(asked: dict[str, Any]) -> None:
     os.dup2(handle, 2)
     code = 70
     try:
-        from neurostorm_app.bids_app.cli import guarded, main_inner
+        from neurostorm_app.bids_app.cli import main_inner
+        from neurostorm_app.bids_app.guard import guarded
 
         engines = engines_of(asked["engines"])
         watch(Path(asked["words"][1]), Path(asked["log"]).with_suffix(".steps"), **asked["how"])

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.app import run_app
-from neurostorm_app.bids_app.cli import guarded, main_inner
+from neurostorm_app.bids_app.cli import main_inner
 from neurostorm_app.bids_app.derivatives import write_text
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.bids_app.settings import build_settings
 from neurostorm_app.errors import ExitCode
 from neurostorm_app.pipelines.phantom import make_phantom

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from neurostorm_app.bids_app.cli import guarded, main_inner
+from neurostorm_app.bids_app.cli import main_inner
 from neurostorm_app.bids_app.engines import real_engines
+from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.errors import AppError, ExitCode
 from neurostorm_app.pipelines.header import read_series_header
 from neurostorm_app.pipelines.image import read_volume
