@@ -39,7 +39,7 @@ COPY --from=app /version /sbom.cdx.json /
 COPY --from=baked /opt/templateflow /opt/templateflow
 COPY --from=baked /opt/weights /opt/weights
 
-ARG VERSION=0.5.0
+ARG VERSION=0.6.0
 ARG REVISION=""
 ARG CREATED=""
 ARG SOURCE=""
