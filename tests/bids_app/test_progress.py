@@ -422,6 +422,7 @@ def play(words, *, width=110, keys=(), **environ):
     """
     pid, fd = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in the background of a shell
         settings = {"TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", **environ}
         inherited = {k: v for k, v in os.environ.items() if not OF_TERMINALS.match(k)}
         os.execve(

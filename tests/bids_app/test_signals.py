@@ -24,8 +24,15 @@ PATIENCE = 300
 """Seconds to wait for what is to come: the machine may be busy with other things."""
 SETTLED = {"GRACE": 2 * PATIENCE, "TWICE": 2 * PATIENCE}
 """With these no call is killed because it is slow, and all signals are close together."""
-WORK = """
-import itertools, json, os, signal, subprocess, sys, time
+HEARD = """
+import signal
+for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+    signal.signal(signum, signal.SIG_DFL)
+"""
+"""What is started in the background of a shell, or by nohup, does not hear all signals."""
+WORK = f"""
+{HEARD}
+import itertools, json, os, subprocess, sys, time
 from pathlib import Path
 from neurostorm_app.bids_app import signals
 from neurostorm_app.bids_app.guard import guarded
@@ -61,7 +68,7 @@ def work():
                     time.sleep(0.01)
                 (out / "cleaned").touch()
         if kind == "computes":  # no Python runs, but what comes is noted
-            told = os.open(f"{out}.told", os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK)
+            told = os.open(str(out) + ".told", os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK)
             signal.set_wakeup_fd(told)
             sum(itertools.repeat(0, 10**14))
         if kind == "ends":
@@ -74,7 +81,8 @@ sys.exit(guarded("test", lambda _: run_apart(work, output_dir=out), None))
 """
 
 
-APP = """
+APP = f"""
+{HEARD}
 import json, logging, sys, threading, time
 from pathlib import Path
 from neurostorm_app.bids_app import signals
