@@ -82,7 +82,7 @@ def _add_phantom(verbs: Any) -> None:
         "--volumes", type=int, dest="n_volumes", metavar="N", help="volumes of a run, one each 2 s"
     )
     asked.add_argument("--seed", type=int, metavar="N", help="the same, the same files; default 1")
-    asked.add_argument("--scale", choices=("full", "tiny"), help="tiny: for tests")
+    asked.add_argument("--scale", choices=("full", "small", "tiny"), help="small, tiny: for tests")
     kinds = ("none", "pepolar", "phasediff", "phases", "direct")
     asked.add_argument("--fieldmap", choices=kinds, help="uneven field, and scans that show it")
     asked.add_argument("--field", type=float, metavar="X", help="factor of the unevenness")
@@ -93,6 +93,9 @@ def _add_phantom(verbs: Any) -> None:
     asked.add_argument("--activation", type=float, metavar="X", help="factor of the networks")
     asked.add_argument("--drift", type=float, metavar="X", help="factor of the slow drifts")
     asked.add_argument("--spikes", type=int, metavar="N", help="volumes with slices that are off")
+    lists = {"type": int, "nargs": "+", "metavar": "N"}
+    asked.add_argument("--restless", **lists, help="participants, from 1 on, who move a lot")
+    asked.add_argument("--turned", **lists, help="those whose T1w header has the nose pointing up")
     verb.add_argument("--truth", type=Path, metavar="DIR", help="default: OUT-truth")
 
 

@@ -72,13 +72,16 @@ class Planned:
     Parameters
     ----------
     names : tuple of str
-        Of the runs.
+        Of the runs, or of whatever else it goes through.
     memory : int
-        Bytes to stay under.
+        Bytes to stay under; 0 where they are not known.
+    unit : str
+        What the names are of, in the plural.
     """
 
     names: tuple[str, ...]
     memory: int
+    unit: str = "runs"
 
 
 class Listener(Protocol):

@@ -28,6 +28,7 @@ from neurostorm_app.bids_app.group.rows import read_run
 from neurostorm_app.bids_app.group.store import Collected, Row, Stored, read_table
 from neurostorm_app.bids_app.provenance import sha256_of
 from neurostorm_app.errors import DataError
+from neurostorm_app.pipelines.progress import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -132,7 +133,7 @@ def _collect_with(
     keys = {table.path: identity(table.fingerprint) for table in stored}
     gathering = _Gathering(root)
     left_out: dict[Entry, DataError] = {}
-    for entry in entries:
+    for entry in counted(entries, len(entries), "runs"):
         try:
             _gather(entry, stored, keys, gathering)
         except DataError as error:

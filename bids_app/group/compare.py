@@ -1,9 +1,11 @@
-"""The door to the evaluation of a cohort: which learners there are, and what is logged."""
+"""The door to the evaluation of a cohort: which learners there are, and what is told of it."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Literal
+
+from neurostorm_app.pipelines.progress import advance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,5 +56,6 @@ def _tell(gathered: Gathered) -> Callable[[str, int, int], None]:
 
     def tell(title: str, done: int, total: int) -> None:
         log.info("target %s: %d of %d: %s", name, done + 1, total, title)
+        advance(done, total, "sources")
 
     return tell

@@ -7,9 +7,7 @@ runs cannot be compared, and a run that cannot be read, are named and leave the 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
-import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from neurostorm_app.bids_app.describe import check_owner, describe_output
 from neurostorm_app.bids_app.group.collect import collect, in_part
 from neurostorm_app.bids_app.group.controls import ensure_controls
+from neurostorm_app.bids_app.group.lock import alone
 from neurostorm_app.bids_app.group.outputs import (
     index_paths,
     known_tables,
@@ -32,7 +31,8 @@ from neurostorm_app.bids_app.group.store import Collected, write_table
 from neurostorm_app.bids_app.privacy import rules_of
 from neurostorm_app.bids_app.provenance import Ledger, Unit, sha256_of
 from neurostorm_app.bids_app.results import AppResult, Progress, contained
-from neurostorm_app.errors import NothingSelectedError, TemporaryError
+from neurostorm_app.errors import NothingSelectedError
+from neurostorm_app.pipelines.progress import Event, Planned, stage, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,25 +42,30 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.group.rows import Survey
     from neurostorm_app.bids_app.settings import Settings
 
-__all__ = ["Collected", "Entry", "alone", "find_embeddings", "index_paths", "run_group"]
+__all__ = ["Collected", "Entry", "find_embeddings", "index_paths", "run_group"]
 
 log = logging.getLogger(__name__)
 
-PATIENCE: Final = 600.0
-"""Seconds that a call waits for another one in the same output folder."""
-PAUSE: Final = 0.2
-"""Seconds between two looks."""
+PAGE: Final = "group page"
+"""Name of the last piece of work."""
 
 
 @dataclass(slots=True)
 class _Told:
-    """What went wrong so far, by the run or the model that it went wrong with."""
+    """What went wrong so far, by the run or the model that it went wrong with; what was written."""
 
     progress: dict[str, Progress] = field(default_factory=dict)
+    written: dict[str, bool] = field(default_factory=dict)
 
     def of(self, name: str) -> Progress:
         """Where errors of a run or of a model are put."""
         return self.progress.setdefault(name, Progress(name=name))
+
+    def close(self, name: str) -> None:
+        """Tell that a piece of work is at its end."""
+        done = "done" if self.written.get(name) else "reused"
+        done = "failed" if self.of(name).errors else done
+        tell(Event(name=name, stage=done, state="closed"))
 
     def result(
         self, *, begin: float, lines: Sequence[str], written: bool, paths: Sequence[Path]
@@ -121,17 +126,16 @@ def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
         here = survey(root, settings.selection.participant_label)
         if _add_controls(here, settings, engines, ledger, told):
             new, here = True, survey(root, settings.selection.participant_label)
-        collected: dict[str, Collected] = {}
-        for label, entries in here.found.items():
-            with contained(told.of(label)):
-                one = _collect(label, entries, known_tables(root, label), told, root=root)
-                new |= write_tables(one, ledger) | write_index(one, ledger)
-                collected[label] = one
-        new |= _evaluate(collected, settings, ledger, told)
+        targets = (f"target {name}" for name in settings.prediction.target)
+        tell(Planned(names=(*here.found, *targets, PAGE), memory=0, unit="steps"))
+        collected = _collect_all(here, ledger, told)
+        _evaluate(collected, settings, ledger, told)
         outcome = predict_targets(settings, collected, ledger)
         told.progress |= outcome.progress
-        page, new_page = _write_page(collected, ledger, engines)
-    new |= new_page | outcome.written
+        with _logged(PAGE, "draw"):
+            page, told.written[PAGE] = _write_page(collected, ledger, engines)
+        told.close(PAGE)
+    new |= outcome.written or any(told.written.values())
     counts = ", ".join(f"{len(one.rows)} runs of {label}" for label, one in collected.items())
     took = f"indexed {counts or 'nothing'} in {time.monotonic() - begin:.1f} s"
     line = took if new or not counts else f"nothing to do: {counts} are indexed already"
@@ -174,20 +178,45 @@ def _add_controls(
     return made > 0
 
 
+@contextlib.contextmanager
+def _logged(name: str, what: str) -> Iterator[None]:
+    """Tell of a stage, and log how long it took."""
+    begin = time.monotonic()
+    with stage(name, what):
+        yield
+    log.info("%s: %s in %.1f s", name, what, time.monotonic() - begin)
+
+
+def _collect_all(here: Survey, ledger: Ledger, told: _Told) -> dict[str, Collected]:
+    """Write the table and the index of each model."""
+    collected: dict[str, Collected] = {}
+    root = ledger.root
+    for label, entries in here.found.items():
+        with contained(told.of(label)):
+            with stage(label, "collect runs"):
+                one = _collect(label, entries, known_tables(root, label), told, root=root)
+            with _logged(label, "build index"):
+                fresh = write_tables(one, ledger) | write_index(one, ledger)
+            collected[label], told.written[label] = one, fresh
+        if label not in collected:
+            told.close(label)
+    return collected
+
+
 def _evaluate(
     collected: Mapping[str, Collected], settings: Settings, ledger: Ledger, told: _Told
-) -> bool:
-    """Tell what the embeddings are good for; False if all of it is there already."""
+) -> None:
+    """Tell what the embeddings are good for."""
     if not collected:
-        return False
-    new = False
+        return
     draws = choose_draws(
         collected, seed=settings.science.random_seed, confidence=settings.prediction.confidence
     )
     for label in collected:
-        with contained(told.of(label)):
-            new |= write_reidentification(label, collected, ledger, draws=draws)
-    return new
+        with contained(told.of(label)), _logged(label, "recognise people"):
+            fresh = write_reidentification(label, collected, ledger, draws=draws)
+            told.written[label] |= fresh
+        told.close(label)
 
 
 def _collect(
@@ -228,54 +257,6 @@ def _collect_part(
     return told.result(begin=begin, lines=[line], written=bool(paths), paths=paths)
 
 
-@contextlib.contextmanager
-def alone(root: Path, *, patience: float = PATIENCE) -> Iterator[None]:
-    """Let one group call at a time write into an output folder.
-
-    Each file is whole at any moment; a lock keeps those of one call together. It goes away with
-    the process, however that ends.
-
-    Parameters
-    ----------
-    root : Path
-        The output folder.
-    patience : float
-        Seconds to wait for another call.
-
-    Raises
-    ------
-    TemporaryError
-        If the other call takes longer.
-    """
-    folder = root / "retrieval"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        deadline = time.monotonic() + patience
-        while not _is_locked(handle, folder):
-            if time.monotonic() >= deadline:
-                raise TemporaryError(
-                    f"another group call is at work in {root}, for more than {patience:g} s",
-                    fix="call again when it has ended",
-                )
-            time.sleep(PAUSE)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _is_locked(handle: int, folder: Path) -> bool:
-    """Take the lock; False if another process has it."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        # Some network disks know no locks; files are still renamed into place one by one.
-        log.warning("%s cannot be locked: %s; call the group level once at a time", folder, error)
-    return True
-
-
 def _write_page(collected: Iterable[str], ledger: Ledger, engines: Engines) -> tuple[Path, bool]:
     """Write the group page if the indices or the runs' reports have changed."""
     root, page = ledger.root, ledger.root / "group.html"
@@ -284,8 +265,9 @@ def _write_page(collected: Iterable[str], ledger: Ledger, engines: Engines) -> t
     ]
     units += sorted(path.stem for path in (root / "prov").glob("target-*.json"))
     inputs = {name: (ledger.read(name) or {"key": ""})["key"] for name in units}
-    for report in sorted((root / "logs").glob("sub-*_report.json")):
-        inputs[report.name] = sha256_of(report)
+    for kind in ("report", "measures"):
+        for path in sorted((root / "logs").glob(f"sub-*_{kind}.json")):
+            inputs[path.name] = sha256_of(path)
     shown = {"strict": ledger.rules.strict}
     unit = Unit(name="group_report", kind="report", about={}, settings=shown, inputs=inputs)
 

@@ -10,6 +10,8 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from neurostorm_app.bids_app.group.phenotype_files import OUT_OF_FOLD
 from neurostorm_app.bids_app.group.prediction_bins import calibration
 from neurostorm_app.bids_app.participant.outputs import DEMO, PRIVACY
@@ -254,10 +256,19 @@ def _evaluated(evaluation: Evaluation) -> dict[str, Any]:
         "Metrics": {name: _interval(interval) for name, interval in evaluation.metrics.items()},
         "PValue": evaluation.p_value,
         "Permutations": evaluation.n_permutations,
+        "ByChance": _by_chance(evaluation),
         "Coverage": _round(evaluation.coverage),
         "MeanWidth": _round(evaluation.width),
         "Notes": list(evaluation.notes),
     }
+
+
+def _by_chance(evaluation: Evaluation) -> dict[str, float | None] | None:
+    """Say what the primary metric reaches with the target rearranged: median and 90 percent."""
+    if evaluation.null is None or not evaluation.null.size:
+        return None
+    low, middle, high = np.quantile(evaluation.null, [0.05, 0.5, 0.95])
+    return {"Median": _round(middle), "Low": _round(low), "High": _round(high)}
 
 
 def _interval(interval: Interval) -> dict[str, float | None]:

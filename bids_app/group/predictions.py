@@ -30,6 +30,7 @@ from neurostorm_app.bids_app.inputs.links import linked_datasets
 from neurostorm_app.bids_app.provenance import Unit, key_of, now
 from neurostorm_app.bids_app.results import Progress, StageTime, contained
 from neurostorm_app.errors import NothingSelectedError
+from neurostorm_app.pipelines.progress import Event, stage, tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -117,10 +118,13 @@ def predict_targets(
     call = None
     with contained(*outcome.progress.values()):
         call = _prepare(settings, collected, ledger)
-    for asked in targets if call is not None else ():
-        with contained(outcome.progress[f"target {asked}"]):
-            taken[asked] = label_target(asked, taken)
-            _predict(asked, taken[asked], call, outcome)
+    for asked in targets:
+        progress = outcome.progress[f"target {asked}"]
+        if call is not None:
+            with contained(progress), stage(progress.name, "evaluate"):
+                taken[asked] = label_target(asked, taken)
+                _predict(asked, taken[asked], call, outcome)
+        tell(Event(name=progress.name, stage=progress.result().status, state="closed"))
     return outcome
 
 

@@ -93,6 +93,8 @@ class Snapshot:
         Seconds to the end, where that can be told.
     memory : int
         Bytes to stay under; 0 where they are not known.
+    unit : str
+        What is counted: ``runs``, or ``steps`` at the group level.
     """
 
     lines: tuple[Line, ...]
@@ -103,6 +105,7 @@ class Snapshot:
     seconds: float
     left: float | None
     memory: int
+    unit: str = "runs"
 
 
 class Board:
@@ -119,7 +122,7 @@ class Board:
         self._lock = threading.Lock()
         self._begin = clock()
         self._planned: tuple[str, ...] = ()
-        self._memory = 0
+        self._memory, self._unit = 0, "runs"
         self._rows: dict[str, _Row] = {}
         self._closed: dict[str, str] = {}
 
@@ -128,6 +131,7 @@ class Board:
         with self._lock:
             if isinstance(event, Planned):
                 self._planned, self._memory = event.names, event.memory
+                self._unit = event.unit
             elif event.state == "closed":
                 self._rows.pop(event.name, None)
                 self._closed[event.name] = event.stage
@@ -167,6 +171,7 @@ class Board:
                 seconds=now - self._begin,
                 left=self._left(now),
                 memory=self._memory,
+                unit=self._unit,
             )
 
     def _left(self, now: float) -> float | None:
@@ -184,10 +189,10 @@ class Board:
         with self._lock:
             finished = [name for name, kind in self._closed.items() if kind != "failed"]
             broken = [name for name in self._rows if name in self._planned]
-            total = len(self._planned)
+            total, unit = len(self._planned), self._unit
         if not total:
             return ""
-        said = f"{len(finished)} of {total} runs are finished"
+        said = f"{len(finished)} of {total} {unit} are finished"
         return f"{said}; under way: {_some(broken)}" if broken else said
 
 

@@ -85,7 +85,7 @@ def draw(now: Snapshot, *, memory: int, width: int, height: int) -> RenderableTy
 
 def _head(now: Snapshot, memory: int, width: int) -> Text:
     """Say how far the whole is."""
-    counts = [f"{now.done + now.reused + now.failed} of {now.total} runs"] * bool(now.total)
+    counts = [f"{now.done + now.reused + now.failed} of {now.total} {now.unit}"] * bool(now.total)
     counts += [f"{now.reused} had their results"] * bool(now.reused)
     counts += [f"{now.failed} failed"] * bool(now.failed)
     time = duration(now.seconds)

@@ -12,6 +12,7 @@ import numpy as np
 from neurostorm_app.bids_app.inputs.links import linked_datasets
 from neurostorm_app.bids_app.participant.outputs import PRIVACY
 from neurostorm_app.bids_app.privacy import people_columns
+from neurostorm_app.bids_app.report.attention import find_warned
 from neurostorm_app.bids_app.report.colouring import Colouring, colourings
 from neurostorm_app.bids_app.report.history import read_history
 from neurostorm_app.bids_app.report.maps import Followed, Map, draw_maps, find_followed
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["write_group_page"]
+
+_SHOWN = 8
+"""Warnings on the first screen; more are folded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +85,8 @@ def write_group_page(output_dir: Path) -> Path:
         "records": records,
         "n_participants": len({record.participant for record in records}),
         "levels": [(level, levels[level]) for level in reversed(Level) if levels[level]],
-        "attention": _attention(records),
+        "warned": find_warned(records),
+        "shown": _SHOWN,
         "people": _columns(people),
         "strips": distributions(records, LIMITS),
         "sections": [section for section in sections if section is not None],
@@ -119,13 +124,6 @@ def _columns(people: Table) -> dict[str, dict[str, str]]:
     labels = [label.removeprefix("sub-") for label in people.get("participant_id", [])]
     columns = people_columns(people)[:4]
     return {label: {c: people[c][i] for c in columns} for i, label in enumerate(labels)}
-
-
-def _attention(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """List the runs that failed or should not be used."""
-    order = {Level.FAILED: 0, Level.BAD: 1}
-    chosen = [record for record in records if record.verdict.level in order]
-    return sorted(chosen, key=lambda record: (order[record.verdict.level], record.name))
 
 
 def _section(cohort: Cohort, records: Sequence[RunRecord], people: Table) -> CohortSection | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,9 +19,11 @@ from neurostorm_app.pipelines.figures import (
 from neurostorm_app.pipelines.header import read_series_header
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from neurostorm_app.bids_app.report.tree import Anatomy, RunFiles
 
-__all__ = ["Material", "gather", "measure"]
+__all__ = ["Material", "gather", "measure", "take_registration"]
 
 
 @dataclass(kw_only=True)
@@ -98,6 +100,26 @@ def measure(have: Material, notices: list[Notice], *, images: bool = True) -> Me
     if images:
         attempt(notices, lambda: _compare_masks(have, measures))
     return measures
+
+
+def take_registration(measures: Measures, qc: Mapping[str, Any]) -> None:
+    """Take the numbers of the two registrations from the records of the preprocessing.
+
+    Parameters
+    ----------
+    measures : Measures
+        Gets them.
+    qc : mapping
+        Records of the participant's anatomy and of the run.
+    """
+    measures.edge_cost = _number(qc, "coregistration", "cost")
+    measures.likeness = _number(qc, "normalization", "correlation_with_template")
+
+
+def _number(qc: Mapping[str, Any], step: str, name: str) -> float | None:
+    record = qc.get(step)
+    found = record.get(name) if isinstance(record, dict) else None
+    return float(found) if isinstance(found, int | float) else None
 
 
 def _compare_masks(have: Material, measures: Measures) -> None:

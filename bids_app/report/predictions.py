@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.bids_app.report.panels import Fact
+from neurostorm_app.bids_app.report.panels import Fact, digits
 from neurostorm_app.bids_app.report.reading import expecting, read_json
+from neurostorm_app.bids_app.report.reliability import draw_reliability
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from neurostorm_app.bids_app.report.reliability import Reliability
+
 __all__ = ["Bar", "TargetSection", "read_recognition", "read_targets"]
 
 METRICS = {"auroc": ("AUROC", 0.5, 1.0), "r2": ("R²", 0.0, 0.6)}
 """Title of a metric, what guessing reaches, and where its axis ends at the least."""
-WIDTH, LEFT, ROW = 620.0, 210.0, 26.0
-"""Of the chart, in its own units: width, where the axis begins, height of a row."""
+TITLES = {"r": "r", "mae": "Mean error", "balanced_accuracy": "Balanced accuracy", "brier": "Brier"}
+"""What other metrics are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +34,13 @@ class Bar:
     text : str
         Value, interval and p-value in words.
     low, value, high : float
-        Places on the axis.
-    y : float
-        Of the row.
+        Places on the axis, 0 to 1.
     effect : str
         Verdict: ``found``, ``none``, ``confounded``; empty if there is none.
+    chance : tuple of float or None
+        Places between which nine of ten values lie if the target is rearranged.
+    more : dict
+        Other numbers of it, in words, by what they are.
     """
 
     name: str
@@ -44,8 +49,9 @@ class Bar:
     low: float
     value: float
     high: float
-    y: float
     effect: str
+    chance: tuple[float, float] | None = None
+    more: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +68,14 @@ class TargetSection:
         Whether a model's weights are not for science.
     bars : list of Bar
         Sources, in their order.
+    columns : list of str
+        What is known more of any of them.
+    reliability : list of Reliability
+        What was predicted against what was observed.
     chance : float
         Place on the axis of what guessing reaches.
     ticks : list of (float, str)
         Of the axis.
-    size : tuple of float
-        Width and height of the chart.
     sentences : list of str
         Verdicts of the sources.
     facts : list of Fact
@@ -83,9 +91,10 @@ class TargetSection:
     metric: str
     demo: bool
     bars: list[Bar]
+    columns: list[str]
+    reliability: list[Reliability]
     chance: float
     ticks: list[tuple[float, str]]
-    size: tuple[float, float]
     sentences: list[str]
     facts: list[Fact]
     notes: list[str]
@@ -128,11 +137,12 @@ def _section(said: Mapping[str, Any], path: Path) -> TargetSection:
     key = "auroc" if said["Target"]["Kind"] == "classes" else "r2"
     title, chance, most = METRICS[key]
     metrics = {name: one["Metrics"][key] for name, one in sources.items()}
-    low = min(chance - 0.1, *(m["Low"] for m in metrics.values()))
-    high = max(most, *(m["High"] for m in metrics.values()))
+    known = [*metrics.values(), *(by for one in sources.values() if (by := one.get("ByChance")))]
+    low = min(chance - 0.1, *(m["Low"] for m in known))
+    high = max(most, *(m["High"] for m in known))
 
     def place(value: float) -> float:
-        return LEFT + float((value - low) / (high - low)) * (WIDTH - LEFT - 20)
+        return float((value - low) / (high - low))
 
     bars = [
         Bar(
@@ -142,10 +152,11 @@ def _section(said: Mapping[str, Any], path: Path) -> TargetSection:
             low=place(metrics[name]["Low"]),
             value=place(metrics[name]["Value"]),
             high=place(metrics[name]["High"]),
-            y=ROW * (row + 0.5),
             effect=said["Verdicts"].get(name, {}).get("effect", ""),
+            chance=(place(by["Low"]), place(by["High"])) if (by := one.get("ByChance")) else None,
+            more=_more(one, key),
         )
-        for row, (name, one) in enumerate(sources.items())
+        for name, one in sources.items()
     ]
     return TargetSection(
         name=said["Target"]["Name"],
@@ -153,9 +164,10 @@ def _section(said: Mapping[str, Any], path: Path) -> TargetSection:
         metric=title,
         demo=said["Demo"],
         bars=bars,
+        columns=list(dict.fromkeys(name for bar in bars for name in bar.more)),
+        reliability=draw_reliability(said),
         chance=place(chance),
         ticks=[(place(value), f"{value:.2f}") for value in (low, chance, high)],
-        size=(WIDTH, ROW * len(bars) + 30),
         sentences=[verdict["sentence"] for verdict in said["Verdicts"].values()],
         facts=_facts(said),
         notes=list(said["Notes"]),
@@ -166,6 +178,19 @@ def _section(said: Mapping[str, Any], path: Path) -> TargetSection:
 def _words(measured: Mapping[str, float], p_value: float | None) -> str:
     told = f"{measured['Value']:.2f} ({measured['Low']:.2f} to {measured['High']:.2f})"
     return told if p_value is None else f"{told}, p {p_value:.3g}"
+
+
+def _more(source: Mapping[str, Any], primary: str) -> dict[str, str]:
+    """Tell the other metrics of a source, what chance reaches, and how its intervals hold."""
+    found = {}
+    if by := source.get("ByChance"):
+        found["With the target rearranged"] = f"{by['Low']:.2f} to {by['High']:.2f}"
+    for name, measured in source["Metrics"].items():
+        if name != primary and measured["Value"] is not None:
+            found[TITLES.get(name, name)] = digits(measured["Value"])
+    if source.get("Coverage") is not None:
+        found["Intervals hold for"] = f"{source['Coverage']:.0%}"
+    return found
 
 
 def _facts(said: Mapping[str, Any]) -> list[Fact]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.derivatives import write_json
 from neurostorm_app.bids_app.report.embeddings import conformance, is_control, is_demo
-from neurostorm_app.bids_app.report.measuring import gather, measure
+from neurostorm_app.bids_app.report.measuring import gather, measure, take_registration
 from neurostorm_app.bids_app.report.panels import Notice, anchor, attempt
 from neurostorm_app.bids_app.report.reading import expecting, read_json
 from neurostorm_app.bids_app.report.tree import RunFiles, read_participant
@@ -119,6 +119,7 @@ def read_records(output_dir: Path, participant: str, notices: list[Notice]) -> l
             measures, verdict = known
         else:
             measures = measure(gather(run, None, notices, images=False), notices, images=False)
+            take_registration(measures, {**found.qc, **run.qc})
             verdict = judge(measures, qc={**found.qc, **run.qc}, contracts=contracts_of(run))
         records.append(make_record(run, measures, verdict))
     return records

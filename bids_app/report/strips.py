@@ -64,6 +64,8 @@ def distributions(
         ("Median tSNR", "", "tsnr"),
         ("Coverage of the brain", "", "coverage"),
         ("Overlap of BOLD and T1w (Dice)", "", "dice"),
+        ("Edge cost of BOLD on T1w, 1 is chance", "", "edge_cost"),
+        ("Correlation with the template's brain", "", "likeness"),
         ("Quiet data", "min", "quiet_minutes"),
     )
     strips = []

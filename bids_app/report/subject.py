@@ -12,6 +12,7 @@ from neurostorm_app.bids_app.report.describing import read_descriptions
 from neurostorm_app.bids_app.report.embeddings import build_models, is_control, is_demo
 from neurostorm_app.bids_app.report.functional import FunctionalSection, build_functional
 from neurostorm_app.bids_app.report.history import read_history
+from neurostorm_app.bids_app.report.measuring import take_registration
 from neurostorm_app.bids_app.report.meters import Meter, meters_of
 from neurostorm_app.bids_app.report.native import Tissues
 from neurostorm_app.bids_app.report.neighbours import Cohort, read_cohorts
@@ -123,6 +124,7 @@ def _card(
     """Measure, draw and judge one run."""
     anatomy = next((a for a in found.anatomy if a.space == run.space), None)
     section = build_functional(run, anatomy, tissues)
+    take_registration(section.measures, {**found.qc, **run.qc})
     demos = {label: is_demo(files.sidecar) for label, files in run.embeddings.items()}
     stands = [
         find_standing(cohorts[label], run.name, demo=demo)

@@ -39,8 +39,11 @@ LIMITS: dict[str, tuple[float, float]] = {
     "dice": (0.85, 0.70),
     "tsnr": (25.0, 0.0),
     "minutes": (4.0, 0.0),
+    "edge_cost": (0.7, 1.0),
+    "likeness": (0.75, 0.6),
 }
-"""Where "look" and "bad" begin: above the limit where less is better, below it elsewhere."""
+"""Where "look" and "bad" begin: above the limit where less is better, below it elsewhere. The last
+two are drawn only: the registrations judge themselves, by these numbers and others."""
 _FD_JUMP = 5.0
 
 
@@ -65,6 +68,11 @@ class Measures:
         standard space.
     tsnr : float or None
         Median temporal signal-to-noise ratio in grey matter or, without tissues, the brain.
+    edge_cost : float or None
+        How badly the border of the white matter lies on the edges of the BOLD reference: 0 is
+        perfect, 1 is chance.
+    likeness : float or None
+        Correlation of the participant's brain with the template's, after normalisation.
     error : dict
         What failed and what to do, if the run failed.
     """
@@ -78,6 +86,8 @@ class Measures:
     coverage_of: str = "brain"
     dice: float | None = None
     tsnr: float | None = None
+    edge_cost: float | None = None
+    likeness: float | None = None
     error: dict[str, Any] = field(default_factory=dict)
 
 
@@ -191,11 +201,12 @@ def _coverage(m: Measures) -> Iterator[Reason]:
     if m.coverage is None:
         return
     level = _grade("coverage", m.coverage)
-    missing = "" if level is Level.GOOD else " Parts of the brain lie outside the field of view."
+    why = "Parts of the brain lie outside the field of view, or the registration is off."
     yield Reason(
         level=level,
         topic="Coverage",
-        text=f"The run covers {m.coverage:.0%} of the {m.coverage_of}.{missing}",
+        text=f"The run covers {m.coverage:.0%} of the {m.coverage_of}."
+        + ("" if level is Level.GOOD else f" {why}"),
     )
 
 

@@ -15,6 +15,11 @@ __all__ = ["weigh_contracts", "weigh_neighbours", "weigh_records"]
 
 _WORDS = {"look": Level.CHECK, "fail": Level.BAD}
 """What steps say of their work."""
+_TOPICS = {
+    "coregistration": "Registration to the T1w",
+    "normalization": "Registration to the template",
+}
+"""What records of steps are called for a reader."""
 _WEIGHED = {"fd_mean", "fd_max", "fd_share", "tsnr", "brain_coverage"}
 """Measures of the preprocessing for which there is a rule here."""
 
@@ -25,11 +30,12 @@ def weigh_records(qc: Mapping[str, Any], topic: str = "Preprocessing") -> Iterat
         if key == "quality" and isinstance(value, dict):
             yield from _quality(value.get("measures", {}))
         elif isinstance(value, dict):
-            yield from weigh_records(value, key.replace("_", " ").capitalize())
+            yield from weigh_records(value, _TOPICS.get(key, key.replace("_", " ").capitalize()))
     word, _, rest = str(qc.get("verdict", "pass")).partition(": ")
     if word in _WORDS:
         for text in qc.get("reasons") or [rest or "no reason is recorded"]:
-            yield Reason(level=_WORDS[word], topic=topic, text=text[:1].upper() + text[1:] + ".")
+            end = "" if text.endswith(("?", ".")) else "."
+            yield Reason(level=_WORDS[word], topic=topic, text=text[:1].upper() + text[1:] + end)
 
 
 def _quality(measures: Mapping[str, Any]) -> Iterator[Reason]:

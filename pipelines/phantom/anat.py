@@ -17,7 +17,7 @@ from neurostorm_app.pipelines.phantom.settings import Scale, generator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["T1w", "render_t1w", "t1w_grid", "t1w_pose"]
+__all__ = ["T1w", "nose_up", "render_t1w", "t1w_grid", "t1w_pose"]
 
 _WHITE = 800.0  # signal of white matter, a.u.
 _NOISE = 0.025  # of white matter
@@ -87,6 +87,17 @@ def render_t1w(
         signal[planes] = np.round(np.hypot(clean + noise[0], noise[1]) * _WHITE)
         tissue[planes] = head.sample(head.tissue, points, order=0)
     return T1w(grid, signal, tissue)
+
+
+def nose_up(grid: Grid) -> Grid:
+    """Spoil a header: a quarter turn about the left-right axis, through the middle of the image.
+
+    What points to the front of the head is said to point up, as after a conversion that took the
+    axes of a sagittal scan for those of an axial one.
+    """
+    middle = apply_affine(grid.affine, (np.asarray(grid.shape) - 1) / 2)
+    turn = rigid(np.array([90.0, 0, 0]), np.zeros(3), centre=middle)
+    return Grid(grid.shape, turn @ grid.affine)
 
 
 def _world(grid: Grid, planes: slice) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 
 from neurostorm_app.pipelines.phantom.acquisition import place_grid
-from neurostorm_app.pipelines.phantom.anat import render_t1w, t1w_pose
+from neurostorm_app.pipelines.phantom.anat import nose_up, render_t1w, t1w_pose
 from neurostorm_app.pipelines.phantom.fieldmaps import write_fieldmap
 from neurostorm_app.pipelines.phantom.files import claim_folder, write_image
 from neurostorm_app.pipelines.phantom.head import CENTRE, build_head
@@ -130,7 +130,8 @@ def _write_anatomy(site: Site, subject: Subject, rng: np.random.Generator) -> No
         )
         name = f"{subject.name}_run-{image + 1}_T1w" if n_images > 1 else f"{subject.name}_T1w"
         stem = site.out / subject.name / "anat" / name
-        write_image(stem, t1w.signal, t1w.grid, sidecar=t1w_sidecar())
+        grid = nose_up(t1w.grid) if number in site.settings.turned else t1w.grid
+        write_image(stem, t1w.signal, grid, sidecar=t1w_sidecar())
         if image == 0:
             write_image(folder / f"{subject.name}_dseg", t1w.tissue, t1w.grid)
     grey = site.head.points(site.head.grey > 0.6, n=_N_POINTS, rng=rng)

@@ -12,6 +12,7 @@ from neurostorm_app.errors import UsageError
 
 __all__ = [
     "ECHO_TIME",
+    "RESTLESS",
     "SCALES",
     "TASK",
     "TR",
@@ -23,13 +24,16 @@ __all__ = [
     "generator",
 ]
 
-ScaleName = Literal["full", "tiny"]
+ScaleName = Literal["full", "small", "tiny"]
 FieldmapKind = Literal["none", "pepolar", "phasediff", "phases", "direct"]
 ECHO_TIME = 0.030
 """Echo time of a series of one echo, s."""
 TASK = "rest"
 TR = 2.0
 """Repetition time of every run, s."""
+RESTLESS = 14.0
+"""Largest displacement in the brain of somebody who cannot lie still, mm: a mean framewise
+displacement of about 1 mm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,16 @@ SCALES: dict[ScaleName, Scale] = {
         multiband=2,
         n_volumes=60,
     ),
+    "small": Scale(
+        template_step=2,
+        field_step=4.0,
+        t1w_zoom=2.0,
+        t1w_shape=(92, 116, 106),
+        bold_zoom=4.0,
+        bold_shape=(48, 53, 40),
+        multiband=2,
+        n_volumes=60,
+    ),
     "tiny": Scale(
         template_step=2,
         field_step=4.0,
@@ -103,6 +117,8 @@ class Options(TypedDict, total=False):
     activation: float
     drift: float
     spikes: int
+    restless: tuple[int, ...]
+    turned: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +134,9 @@ class Settings:
         The same seed makes the same files.
     n_volumes : int, optional
         Volumes of a run, one every 2 s; by default 60, or 24 for the tiny scale.
-    scale : {"full", "tiny"}
-        Real voxel sizes (T1w 1 mm, BOLD 3 mm), or a dataset for tests made in seconds.
+    scale : {"full", "small", "tiny"}
+        Real voxel sizes (T1w 1 mm, BOLD 3 mm); coarse ones that still show the folds (2 and 4
+        mm); or a dataset for tests made in seconds (4 and 6 mm).
     fieldmap : {"none", "pepolar", "phasediff", "phases", "direct"}
         All but ``none`` distort the series by an uneven field, and add scans that show it, with
         the head in another pose: an opposite-phase pair; a difference of phases; two phases; a
@@ -140,6 +157,11 @@ class Settings:
         Factors of the networks' signals and of the slow drifts.
     spikes : int
         Volumes of a run in which some slices are too bright or too dark.
+    restless : tuple of int
+        Participants, from 1 on, who move by 14 mm in every run, whatever `motion` says.
+    turned : tuple of int
+        Participants, from 1 on, the header of whose T1w images is wrong: it says that the nose
+        points up. The truth stays that of the right header.
 
     Raises
     ------
@@ -161,12 +183,14 @@ class Settings:
     activation: float = 1.0
     drift: float = 1.0
     spikes: int = 0
+    restless: tuple[int, ...] = ()
+    turned: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise UsageError(
                 f"a phantom of scale {self.scale!r} was asked for; there are {', '.join(SCALES)}",
-                fix="choose full for real voxel sizes, tiny for a test of seconds",
+                fix="choose full for real voxel sizes, small or tiny for tests",
             )
         if self.fieldmap not in get_args(FieldmapKind):
             raise UsageError(
@@ -187,6 +211,12 @@ class Settings:
                 raise UsageError(
                     f"a phantom with {name}={found} cannot be made; at most {value} is possible",
                     fix=f"give {name} a value of {value} or less",
+                )
+        for name in ("restless", "turned"):
+            if nobody := set(getattr(self, name)) - set(range(1, self.participants + 1)):
+                raise UsageError(
+                    f"{name} names participant {min(nobody)} of a phantom of {self.participants}",
+                    fix=f"give numbers from 1 to {self.participants}",
                 )
 
     @property

@@ -11,7 +11,7 @@ from nibabel.affines import apply_affine
 from neurostorm_app.pipelines.phantom.acquisition import Acquisition, slice_times
 from neurostorm_app.pipelines.phantom.motion import draw_motion, draw_pose
 from neurostorm_app.pipelines.phantom.people import rigid
-from neurostorm_app.pipelines.phantom.settings import TASK, generator
+from neurostorm_app.pipelines.phantom.settings import RESTLESS, TASK, generator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,7 +97,7 @@ def acquire(site: Site, subject: Subject, run: int) -> Acquisition:
         run=run,
         centre=centre,
         points=apply_affine(pose, subject.brain_t1w),
-        largest=site.settings.motion,
+        largest=RESTLESS if number in site.settings.restless else site.settings.motion,
     )
     return Acquisition(
         grid=subject.grid,

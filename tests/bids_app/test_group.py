@@ -24,13 +24,16 @@ from neurostorm_app.bids_app.derivatives import (
 from neurostorm_app.bids_app.group import collect as group_collect
 from neurostorm_app.bids_app.group import level as group_module
 from neurostorm_app.bids_app.group import outputs as group_outputs
-from neurostorm_app.bids_app.group.level import alone, find_embeddings
+from neurostorm_app.bids_app.group.level import find_embeddings
+from neurostorm_app.bids_app.group.lock import alone
+from neurostorm_app.bids_app.progress.board import Board
 from neurostorm_app.errors import (
     ExitCode,
     NothingSelectedError,
     TemporaryError,
     UsageError,
 )
+from neurostorm_app.pipelines.progress import Planned, listening
 from neurostorm_app.pipelines.reidentify import Draws
 from neurostorm_app.pipelines.retrieve import load_index, search
 
@@ -304,6 +307,38 @@ def test_a_long_table_is_not_written_as_text_and_says_so(group, out, monkeypatch
     assert "6 runs are more than 5" in about["Text"]
     assert pq.read_metadata(text.with_suffix(".parquet")).num_rows == 6
     assert group().summary().startswith("nothing to do")
+
+
+def test_the_stages_of_a_call_are_told_and_logged(group, tmp_path):
+    heard = []
+    board = Board()
+    with listening(lambda event: (heard.append(event), board(event))):
+        group(target=["age"], no_controls=True)
+    assert heard[0] == Planned(
+        names=("connectome", "toy", "target age", "group page"), memory=0, unit="steps"
+    )
+    told = {(e.name, e.stage): e.state for e in heard[1:]}
+    for label in ("connectome", "toy"):
+        for what in ("collect runs", "build index", "recognise people"):
+            assert told[label, what] == "ended"
+        assert told[label, "done"] == "closed"
+    assert told["target age", "failed"] == "closed"  # nobody has an age here
+    assert told["group page", "done"] == "closed"
+    now = board.snapshot()
+    assert (now.done, now.failed, now.total, now.lines) == (3, 1, 4, ())
+    assert board.kept() == "3 of 4 steps are finished"
+    logged = "".join(path.read_text() for path in (tmp_path / "out" / "logs").glob("*.log"))
+    for line in ("toy: build index in ", "toy: recognise people in ", "group page: draw in "):
+        assert line in logged
+
+
+def test_steps_that_were_done_before_are_told_as_such(group):
+    group()
+    heard = []
+    with listening(heard.append):
+        group()
+    closed = {e.name: e.stage for e in heard[1:] if e.state == "closed"}
+    assert closed == {"connectome": "reused", "toy": "reused", "group page": "reused"}
 
 
 def test_demo_weights_are_named_in_what_is_written(group, out):

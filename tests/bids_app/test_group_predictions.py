@@ -134,6 +134,8 @@ def test_a_target_gets_its_table_predictions_and_verdict(evaluated):
     about = evaluated.read("prediction/target-age_evaluation.json")
     assert {"connectome", "toy", "toyUntrained", "baseline", "confounds"} <= set(about["Sources"])
     assert about["Sources"]["toy"]["Metrics"]["r2"]["Value"] > 0.9
+    chance = about["Sources"]["toy"]["ByChance"]  # of 19 rearrangements
+    assert chance["Low"] < chance["Median"] < chance["High"] < 0.9
     assert about["Verdicts"]["toy"]["effect"] == "found"
     assert about["Verdicts"]["toy"]["beats_connectome"] is True
     assert about["Cohort"]["Participants"] == N

@@ -34,7 +34,7 @@
     const sliders = [...figure.querySelectorAll("input[data-axis]")];
     const view = new Niivue({
       backColor: [0, 0, 0, 1], crosshairColor: [1, 0.82, 0.25, 0.8], crosshairWidth: 0.6, logLevel: "silent",
-      isRadiologicalConvention: false, sagittalNoseLeft: false, multiplanarForceRender: false,
+      isRadiologicalConvention: false, dragAndDropEnabled: false, sagittalNoseLeft: false, multiplanarForceRender: false,
       onLocationChange: (place) => {
         say.textContent = `x ${place.mm[0].toFixed(0)}, y ${place.mm[1].toFixed(0)}, z ${place.mm[2].toFixed(0)} mm`;
         for (const slider of sliders) slider.value = place.frac[Number(slider.dataset.axis)];

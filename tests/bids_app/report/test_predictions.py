@@ -65,8 +65,29 @@ def test_sources_lie_on_one_axis_with_what_guessing_reaches(tree):
     assert one.text == "0.80 (0.70 to 0.90), p 0.002"
     assert "p" not in baseline.text
     assert (one.effect, confounds.effect) == ("found", "")
-    assert one.y < confounds.y < baseline.y < section.size[1]
+    assert 0 <= confounds.low < one.high <= 1
     assert section.table == "prediction/target-classes_evaluation.tsv"
+
+
+def test_what_chance_reaches_and_other_numbers_stand_beside(tree):
+    path = tree / "prediction" / "target-classes_evaluation.json"
+    told = json.loads(path.read_text())
+    one = told["Sources"]["connectome"]
+    one["ByChance"] = {"Median": 0.5, "Low": 0.41, "High": 0.59}
+    one["Metrics"]["balanced_accuracy"] = {"Value": 0.7123, "Low": 0.6, "High": 0.8}
+    one["Calibration"] = [{"Class": "a", "Participants": 9, "Predicted": 0.5, "Observed": 0.4}]
+    path.write_text(json.dumps(told))
+    section = read_targets(tree)[0]
+    bar, confounds, _ = section.bars
+    assert bar.chance[0] < section.chance < bar.chance[1] < bar.low
+    assert confounds.chance is None
+    assert bar.more["With the target rearranged"] == "0.41 to 0.59"
+    assert bar.more["Balanced accuracy"] == "0.7123"
+    assert section.columns == ["With the target rearranged", "Balanced accuracy"]
+    page = write_group_page(tree).read_text()
+    assert page.count('class="null"') == 1
+    assert page.count('class="reliability"') == 1
+    assert "9 people, predicted 50%, observed 40%" in page
 
 
 def test_recognition_is_said_with_its_interval_and_chance(tree):
@@ -79,7 +100,7 @@ def test_the_page_shows_targets_and_escapes_their_names(tree):
     assert "predicted by connectome in 40 participants" in page
     assert "it predicts &lt;it&gt;" in page
     assert "<script>alert" not in page
-    assert page.count('class="forest"') == 2
+    assert page.count('<div class="forest"') == 2
 
 
 def test_without_targets_there_is_no_such_part(tmp_path):

@@ -109,7 +109,7 @@ def test_measures_of_the_preprocessing_and_reasons_of_its_steps_are_told():
     found = judge(Measures(**SOUND), qc=qc, contracts={})
     told = [(r.level, r.topic, r.text) for r in found.reasons if r.level is not Level.GOOD]
     assert told == [
-        (Level.BAD, "Coregistration", "The heads differ."),
-        (Level.BAD, "Coregistration", "A mirror image."),
+        (Level.BAD, "Registration to the T1w", "The heads differ."),
+        (Level.BAD, "Registration to the T1w", "A mirror image."),
         (Level.CHECK, "Series", "Ghost-to-signal ratio: 0.0724, above the limit of 0.05."),
     ]

@@ -15,6 +15,7 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from neurostorm_app.bids_app import tools
+from neurostorm_app.errors import UsageError
 from neurostorm_app.pipelines.phantom import (
     PhantomTruthPaths,
     make_phantom,
@@ -327,3 +328,54 @@ def test_a_field_is_scored_in_the_pose_of_its_reference_and_where_it_covers(show
     nib.Nifti1Image(image.get_fdata()[:16], image.affine).to_filename(path)
     half = score_field(run, true, path)
     assert 0.2 < half["covered"] < 0.8
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory):
+    """Make three people: one cannot lie still, one has a wrong header."""
+    out = tmp_path_factory.mktemp("failures") / "bids"
+    asked = {"participants": 3, "runs": 1, "n_volumes": 8, "seed": 6, "scale": "tiny"}
+    truth = make_phantom(out, motion=0.5, restless=(2,), turned=(3,), **asked)
+    return Shown(out, truth)
+
+
+def test_who_cannot_lie_still_moves_far_and_the_others_do_not(failures):
+    largest = []
+    for person in ("01", "02", "03"):
+        run = read_run_truth(failures.truth.runs[RUN.replace("01", person, 1)])
+        points = apply_affine(run.t1w_to_bold, run.brain_t1w)
+        moved = [apply_affine(pose, points) - points for pose in run.motion]
+        largest.append(np.linalg.norm(moved, axis=-1).max())
+    assert largest == pytest.approx([0.5, 14.0, 0.5], abs=0.02)  # mm
+
+
+def test_a_turned_header_says_that_the_nose_points_up(failures):
+    for person, to_front in (("01", [0, 1, 0]), ("03", [0, 0, 1])):
+        image = nib.load(failures.bids / f"sub-{person}" / "anat" / f"sub-{person}_T1w.nii.gz")
+        axis = image.affine[:3, 1] / np.linalg.norm(image.affine[:3, 1])
+        assert axis @ to_front > 0.99
+        np.testing.assert_allclose(image.header.get_qform(), image.affine, atol=1e-3)
+        middle = apply_affine(image.affine, (np.array(image.shape) - 1) / 2)
+        assert np.linalg.norm(middle) < 40  # mm: it turned where it lay
+    truth = read_participant_truth(failures.truth.participants["03"])
+    assert truth.t1w_to_template(np.zeros((1, 3))) == pytest.approx(np.zeros((1, 3)), abs=30)
+
+
+def test_the_truth_names_who_was_made_to_fail(failures):
+    told = sidecar(failures.truth.root / "phantom.json")["Settings"]
+    assert (told["restless"], told["turned"]) == ([2], [3])
+
+
+@pytest.mark.parametrize("name", ["restless", "turned"])
+def test_nobody_else_can_be_made_to_fail(name):
+    with pytest.raises(UsageError, match=f"{name} names participant 5 of a phantom of 4") as caught:
+        Settings(**{name: (1, 5)})
+    assert "from 1 to 4" in caught.value.fix
+
+
+def test_the_command_takes_lists_of_people(tmp_path):
+    words = "--participants 2 --runs 1 --volumes 4 --scale tiny --restless 1 2 --turned 2"
+    build = tools.build_parser().parse_args(["phantom", str(tmp_path / "out"), *words.split()])
+    build.call(build)
+    told = sidecar(tmp_path / "out-truth" / "phantom.json")["Settings"]
+    assert (told["restless"], told["turned"]) == ([1, 2], [2])

@@ -1,0 +1,171 @@
+"""Pages as a reader opens them: in Chromium, from the disk, without a network.
+
+Without Chromium or Playwright these tests are skipped. Chromium comes from the system
+(``apt-get install chromium``), or ``NEUROSTORM_CHROMIUM`` says where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, BrowserContext, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+WORDS = ("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic")
+"""WebGL without a graphics card, for the viewer."""
+PATIENCE = 120_000
+"""Milliseconds that anything may take on a machine with other work."""
+DESKTOP = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Start the browser once, or skip."""
+    api = pytest.importorskip("playwright.sync_api", reason="the extra `dev` brings Playwright")
+    named = os.environ.get("NEUROSTORM_CHROMIUM", "")
+    found = [path for name in (named, *NAMES) if name and (path := shutil.which(name))]
+    if not found:
+        pytest.skip("no Chromium: apt-get install chromium, or NEUROSTORM_CHROMIUM=/path/to/it")
+    with api.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=found[0], args=list(WORDS))
+        yield browser
+        browser.close()
+
+
+LISTENED = """
+  window.listened = new Set();
+  const add = EventTarget.prototype.addEventListener;
+  EventTarget.prototype.addEventListener = function (kind, ...rest) {
+    if (this instanceof Element) window.listened.add(this);
+    return add.call(this, kind, ...rest);
+  };
+"""
+"""Takes note of the elements of a page that something may happen to."""
+
+
+@dataclass
+class Opened:
+    """A page, and what happened in it that must not."""
+
+    page: Page
+    context: BrowserContext
+    troubles: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def visit(chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """Open pages from the disk; afterwards no error, dialog or request may have been seen."""
+    opened: list[Opened] = []
+
+    def open_page(path: Path, expected: tuple[str, ...] = (), **options: Any) -> Page:
+        settings = {"viewport": DESKTOP, "color_scheme": "light", "reduced_motion": "reduce"}
+        context = chromium.new_context(offline=True, **{**settings, **options})
+        context.set_default_timeout(PATIENCE)
+        context.add_init_script(LISTENED)
+        one = Opened(context.new_page(), context)
+        opened.append(one)
+
+        def tell(words: str) -> None:
+            if not any(part in words for part in expected):
+                one.troubles.append(words)
+
+        page = one.page
+        page.on("console", lambda m: tell(m.text) if m.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: tell(f"exception: {error}"))
+        page.on("dialog", lambda dialog: (tell(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("request", lambda request: _watch(request.url, path, tell))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    troubles = [trouble for one in opened for trouble in one.troubles]
+    for one in opened:
+        one.context.close()
+    assert troubles == []
+
+
+def _watch(url: str, path: Path, tell: Callable[[str], None]) -> None:
+    """Pages of this folder and pictures inside a page are no requests to anybody."""
+    if not url.startswith(("data:", "blob:", path.parent.as_uri())):
+        tell(f"request: {url}")
+
+
+SOURCES = {
+    "connectome": (0.78, [(0.2, 0.25), (0.35, 0.3), (0.5, 0.55), (0.7, 0.65)]),
+    "neurostormDemo": (0.55, [(0.4, 0.5), (0.6, 0.45)]),
+    "confounds": (0.52, []),
+}
+
+
+def evaluation(kind: str, name: str) -> dict[str, Any]:
+    """Make an evaluation as the group level writes it."""
+    metric, others = ("auroc", ("brier",)) if kind == "classes" else ("r2", ("r", "mae"))
+    sources = {}
+    for source, (value, groups) in SOURCES.items():
+        scale = 1.0 if kind == "classes" else 60.0
+        rows = [
+            {"Participants": 9, "Predicted": p * scale, "Observed": o * scale} for p, o in groups
+        ]
+        sources[source] = {
+            "Metrics": {metric: {"Value": value, "Low": value - 0.1, "High": value + 0.1}}
+            | {other: {"Value": 0.2, "Low": 0.1, "High": 0.3} for other in others},
+            "PValue": 0.004,
+            "ByChance": {"Median": 0.5, "Low": 0.42, "High": 0.58},
+            "Model": {"Role": "plain functional connectivity"},
+            "Calibration": [row | {"Class": "patient"} for row in rows] if scale == 1 else rows,
+            "Coverage": None if kind == "classes" else 0.88,
+            "MeanWidth": None if kind == "classes" else 31.0,
+        }
+    return {
+        "Demo": False,
+        "Target": {"Name": name, "Kind": kind, "Units": None if kind == "classes" else "years"},
+        "Finding": f"{name}: predicted by connectome in 40 participants",
+        "Sources": sources,
+        "Verdicts": {"connectome": {"effect": "found", "sentence": "it predicts"}},
+        "Cohort": {"Rows": 40, "Participants": 40},
+        "Design": {
+            "n_folds": 5,
+            "n_repeats": 2,
+            "n_permutations": 499,
+            "confidence": 0.9,
+            "harmonise": "none",
+        },
+        "Adjusted": {"Covariates": ["motion"]},
+        "Notes": ["the cohort is small"],
+    }
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, make_full: Callable[[Path], Any]) -> Path:
+    """Make a folder with all that pages can show, and its pages."""
+    from neurostorm_app.bids_app.report.group import write_group_page
+    from neurostorm_app.bids_app.report.subject import write_subject_page
+
+    tree = make_full(tmp_path_factory.mktemp("site"))
+    root: Path = tree.root
+    tree.native("sub-01_task-rest_run-1")
+    people = "participant_id\tage\tsite\nsub-01\t31\tParis\nsub-02\t44\tRome\n"
+    (root / "participants.tsv").write_text(people)
+    (root / "prediction").mkdir()
+    (root / "phenotype").mkdir()
+    for kind, name in (("classes", "group"), ("value", "age")):
+        path = root / "prediction" / f"target-{name}_evaluation.json"
+        path.write_text(json.dumps(evaluation(kind, name)))
+    table = "participant_id\tpredicted\tlower\tupper\nsub-01\t33.1\t20\t46\nsub-02\t41\t28\t54\n"
+    (root / "phenotype" / "connectome_age.tsv").write_text(table)
+    write_group_page(root)
+    for participant in ("01", "02"):
+        write_subject_page(root, participant)
+    write_group_page(root)
+    return root
