@@ -327,6 +327,8 @@ def verdict_rows() -> Iterator[str]:
         "dice": ("overlap of the brain masks of BOLD and T1w (Dice)", ""),
         "tsnr": ("median temporal signal-to-noise ratio in grey matter", ""),
         "minutes": ("minutes of volumes at or below 0.5 mm", "min"),
+        "edge_cost": ("cost of the white matter's border on the edges of the BOLD", ""),
+        "likeness": ("correlation of the normalised brain with the template's", ""),
     }
     yield from ("| number | look | bad |", "|---|---|---|")
     for name, (look, bad) in LIMITS.items():
