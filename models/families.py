@@ -20,6 +20,7 @@ SIGNS = (
     (r"(^|\.)layers\.\d+\.blocks\.\d+\.mamba\.", "NeuroSTORM"),
     (r"^pos_embed_spatial$", "SLIM-Brain"),
     (r"(^|\.)(quantize\.embedding\.embed_avg|fmri_lm_head\.weight)$", "fMRI-LM"),
+    (r"^encode_transform_layer\.0\.weight$", "fMRI-LM"),
     (r"^(decoder_pos_embed$|cond_stage_model\.mae\.)", "MinD-Vis"),
 )
 """A name that only files of one family have, and the family."""
@@ -31,6 +32,7 @@ FAMILIES = {
     "slim-brain": "SLIM-Brain",
     "slim-brain-mae": "SLIM-Brain",
     "fmri-lm": "fMRI-LM",
+    "fmri-lm-language": "fMRI-LM",
     "mind-vis": "MinD-Vis",
 }
 """By the architecture of a card."""

@@ -166,6 +166,7 @@ def _build(
         autoencoder,
         brainlm,
         fmri_lm,
+        fmri_lm_tokens,
         mind_vis,
         neurostorm,
         slim_brain,
@@ -179,6 +180,7 @@ def _build(
         "slim-brain": (slim_brain.build, slim_brain.differing),
         "slim-brain-mae": (slim_brain_mae.build, slim_brain.differing),
         "fmri-lm": (fmri_lm.build, fmri_lm.differing),
+        "fmri-lm-language": (fmri_lm_tokens.build, fmri_lm_tokens.differing),
         "mind-vis": (mind_vis.build, mind_vis.differing),
     }
     build, differing = architectures[card.architecture]

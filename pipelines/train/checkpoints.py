@@ -74,7 +74,8 @@ class Progress:
 
 def trained(task: nn.Module) -> dict[str, Tensor]:
     """List what a training changes: parameters with gradients, and buffers; not copied."""
-    frozen = {name for name, value in task.named_parameters() if not value.requires_grad}
+    every = task.named_parameters(remove_duplicate=False)  # tied ones have two names
+    frozen = {name for name, value in every if not value.requires_grad}
     return {name: value for name, value in task.state_dict().items() if name not in frozen}
 
 
