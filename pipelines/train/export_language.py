@@ -16,15 +16,8 @@ import yaml
 from neurostorm_app.models import create_model, read_card
 from neurostorm_app.models.card import Card
 from neurostorm_app.models.fmri_lm_tuned import ARCHITECTURE, export_tuned
-from neurostorm_app.pipelines.train.export import (
-    DEMO,
-    PACKAGES,
-    WEIGHTS,
-    Ending,
-    _save,
-    _write,
-    name_model,
-)
+from neurostorm_app.pipelines.train.export import PACKAGES, Ending, _save, _write
+from neurostorm_app.pipelines.train.export_card import DEMO, WEIGHTS, name_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
