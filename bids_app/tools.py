@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.guard import guarded
+from neurostorm_app.bids_app.verbs.ask import add_ask, call_ask
 from neurostorm_app.bids_app.verbs.compat import add_compat, call_compat
 from neurostorm_app.bids_app.verbs.completion import add_completion, call_completion
 from neurostorm_app.bids_app.verbs.describe import add_describe, call_describe
@@ -53,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_describe_reference(_verb(verbs, "describe-reference", call_describe_reference, about))
     about = "ask a BrainLM for forecasts, reconstructions, networks or perturbations"
     add_explore(_verb(verbs, "explore", call_explore, about))
+    about = "ask a language model that was tuned on scans about the runs of a derivative"
+    add_ask(_verb(verbs, "ask", call_ask, about))
     about = "say which tools can go on from a derivative, and what is missing for each"
     add_compat(_verb(verbs, "check-compat", call_compat, about))
     add_weights(_verb(verbs, "weights", call_weights, "find, fetch and check weights and atlases"))

@@ -143,14 +143,16 @@ class ScanTokens(nn.Module):
         inner: Tensor = self.encode_transform_layer(features)
         n = self.encoder.n_parcels
         parcels = torch.arange(n, device=inner.device).repeat_interleave(inner.shape[1] // n)
-        tokens = inner + self.pos_embed(parcels)
+        tokens: Tensor = inner + self.pos_embed(parcels)
         if self.config.upstream_order:
             return tokens
-        return tokens.unflatten(1, (n, -1)).transpose(1, 2).flatten(1, 2)
+        sides = (len(tokens), n, -1, tokens.shape[-1])
+        return tokens.reshape(sides).transpose(1, 2).flatten(1, 2)
 
     def embed(self, x: Tensor) -> Tensor:
         """Embed windows (B, V, T) by the mean of what the language model is told of them."""
-        return self(x).mean(dim=1)
+        tokens: Tensor = self(x)
+        return tokens.mean(dim=1)
 
 
 def split_state(

@@ -51,7 +51,7 @@ def need(package: str) -> Any:
 @contextmanager
 def alone() -> Iterator[None]:
     """Keep the libraries from network and terminal, and leave their settings as they were."""
-    constants = importlib.import_module("huggingface_hub.constants")
+    constants: Any = importlib.import_module("huggingface_hub.constants")
     before = {name: os.environ.get(name) for name in OFFLINE}
     forbidden = constants.HF_HUB_OFFLINE  # read from the environment once, at its import
     os.environ |= OFFLINE

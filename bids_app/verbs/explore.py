@@ -161,7 +161,7 @@ def _networks(
     from neurostorm_app.bids_app.verbs.explore_runs import read_networks
     from neurostorm_app.pipelines.explore import score_run_networks
 
-    names, codes = read_networks(asked.networks, runs[0])
+    names, codes = read_networks(asked.networks, runs[0].labels)
     rows: Rows = [["run", "features", "accuracy", "balanced_accuracy", "chance", "p"]]
     parcels: Rows = [["run", "index", "network", "attention", "series", "class_attention"]]
     for run in runs:

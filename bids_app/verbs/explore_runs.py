@@ -9,7 +9,7 @@ from neurostorm_app.errors import AppError, NoInputError, UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from neurostorm_app.pipelines.explore import Explorer, ReadyRun
@@ -129,15 +129,15 @@ def read_runs(
     return runs, left_out
 
 
-def read_networks(path: Path, run: ReadyRun) -> tuple[dict[int, str | None], list[int]]:
-    """Read the network of each parcel of a run.
+def read_networks(path: Path, labels: Iterable[int]) -> tuple[dict[int, str | None], list[int]]:
+    """Read the network of each parcel.
 
     Parameters
     ----------
     path : Path
         A table with the columns ``index`` and ``network``.
-    run : ReadyRun
-        Of the model's parcels.
+    labels : iterable of int
+        Of the parcels in the label image.
 
     Returns
     -------
@@ -166,5 +166,5 @@ def read_networks(path: Path, run: ReadyRun) -> tuple[dict[int, str | None], lis
     of = {line[at[0]]: line[at[1]] for line in lines[1:]}
     known = sorted({name for name in of.values() if name not in ("", "n/a")})
     code = {name: number for number, name in enumerate(known)}
-    codes = [code.get(of.get(str(label), ""), -1) for label in run.labels]
+    codes = [code.get(of.get(str(label), ""), -1) for label in labels]
     return {-1: None, **{number: name for name, number in code.items()}}, codes

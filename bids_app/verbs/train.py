@@ -48,7 +48,8 @@ def call_train(asked: argparse.Namespace) -> None:
     from neurostorm_app.bids_app.logs import to_terminal
 
     to_terminal(0)
-    {"demo": _demo, "pretrain": _pretrain, "tune": _tune}[asked.training](asked)
+    kinds = {"demo": _demo, "pretrain": _pretrain, "tune": _tune, "language": _language}
+    kinds[asked.training](asked)
 
 
 def _demo(asked: argparse.Namespace) -> None:
@@ -143,19 +144,64 @@ def _tune(asked: argparse.Namespace) -> None:
     _tell(tune(material, target, start=start, settings=settings, plan=plan, out=asked.out))
 
 
+def _language(asked: argparse.Namespace) -> None:
+    from neurostorm_app.bids_app.verbs.train_cohort import find_runs
+    from neurostorm_app.bids_app.verbs.train_language import (
+        check_questions,
+        find_subjects,
+        read_wording,
+    )
+    from neurostorm_app.models.language import open_language
+    from neurostorm_app.pipelines.train.language import Instructing, check_start, tune_language
+
+    settings = Instructing(
+        rank=asked.rank,
+        tags=asked.tags,
+        validation=asked.validation,
+        test=asked.test,
+        windows=asked.validation_windows,
+    )
+    check_questions(asked)
+    wording = read_wording(asked.wording)
+    language = open_language(asked.llm)  # it goes where the training goes
+    card, start, files = _start(asked)
+    _, contract = check_start(start)
+    tasks, labels = asked.task_label or (), asked.participant_label or ()
+    space = card.contract.space
+    runs = find_runs(asked.derivatives, space=space, tasks=tasks, participants=labels)
+    participants, material = _gather(asked, card, files, runs)
+    subjects = find_subjects(asked, participants, material, contract)
+    plan = _plan(asked, len(participants) * (1 - settings.validation - settings.test))
+    _tell(
+        tune_language(
+            material,
+            subjects,
+            start=start,
+            language=language,
+            settings=settings,
+            plan=plan,
+            out=asked.out,
+            wording=wording,
+        )
+    )
+
+
 def _start(asked: argparse.Namespace) -> tuple[Card, Start, InputFiles]:
     """Find and open what the training starts from."""
     from neurostorm_app.bids_app.verbs.train_cohort import are_phantoms
     from neurostorm_app.models import read_card
     from neurostorm_app.models.card import VolumeContract
     from neurostorm_app.pipelines.inputs import InputFiles, find_inputs, find_parcellation
-    from neurostorm_app.pipelines.train.material import draw_start, open_start
+    from neurostorm_app.pipelines.train.material import draw_control, draw_start, open_start
 
     card = read_card(asked.model)
     name = asked.name or asked.out.resolve().name
     demo = asked.demo or are_phantoms(asked.derivatives)
     volumes = isinstance(card.contract, VolumeContract)
     atlas = None if volumes else asked.atlas  # for volumes it is of masks
+    if asked.training == "language" and card.control:
+        files = find_inputs(card, atlas=atlas, weights_dir=asked.weights_dir)
+        return card, draw_control(card, name=name), files
     if not getattr(asked, "from_scratch", False):
         files = find_inputs(
             card,

@@ -32,7 +32,11 @@ def add_train(verb: Any) -> None:
     tune = kinds.add_parser("tune", help=about, description=about, allow_abbrev=False)
     _add_data(tune, many=False)
     _add_tune(tune)
-    for parser in (pretrain, tune):
+    about = "let a language model learn to answer questions about scans, from a closed set"
+    language = kinds.add_parser("language", help=about, description=about, allow_abbrev=False)
+    _add_data(language, many=False)
+    _add_language(language)
+    for parser in (pretrain, tune, language):
         _add_plan(parser)
 
 
@@ -107,6 +111,31 @@ def _add_tune(parser: Any) -> None:
     group.add_argument("--test", type=float, default=0.0, metavar="X", help=told)
     told = "let each participant count the same, not each class"
     group.add_argument("--no-class-weights", action="store_true", help=told)
+    told = "windows of a run to validate by; default all"
+    group.add_argument("--validation-windows", type=int, metavar="N", help=told)
+
+
+def _add_language(parser: Any) -> None:
+    parser.set_defaults(training="language")
+    group = parser.add_argument_group("what is learnt")
+    told = "folder of a GPT-2 or a Qwen3: config.json, tokenizer.json, safetensors"
+    group.add_argument("--llm", type=Path, required=True, metavar="DIR", help=told)
+    told = "ask for a column of participants.tsv, or FILE:COLUMN; may be given again"
+    group.add_argument("--target", action="append", default=[], metavar="COLUMN", help=told)
+    told = "ask for a number of each run's description, such as fc_Cont-Vis; may be given again"
+    group.add_argument("--descriptor", action="append", default=[], metavar="NAME", help=told)
+    told = "columns index (the parcel's label) and network; for --descriptor"
+    group.add_argument("--networks", type=Path, metavar="TSV", help=told)
+    told = "JSON: how questions are put and answers are called"
+    group.add_argument("--wording", type=Path, metavar="FILE", help=told)
+    group.add_argument("--bids-dir", type=Path, metavar="DIR", help="where the tables are")
+    group.add_argument("--participants-file", type=Path, metavar="FILE", help="a table of people")
+    told = "of the updates; default 16 for GPT-2, 8 for Qwen3"
+    group.add_argument("--rank", type=int, metavar="N", help=told)
+    group.add_argument("--tags", action="store_true", help="put <fmri> and </fmri> around scans")
+    group.add_argument("--validation", type=float, default=0.2, metavar="X", help="default 0.2")
+    told = "share of participants that nothing is chosen by; default none"
+    group.add_argument("--test", type=float, default=0.0, metavar="X", help=told)
     told = "windows of a run to validate by; default all"
     group.add_argument("--validation-windows", type=int, metavar="N", help=told)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurostorm_app.errors import DataError, UsageError
+from neurostorm_app.models.card import ParcelContract
 from neurostorm_app.models.fmri_lm import LmTokenizer
 from neurostorm_app.models.fmri_lm_tuned import prepare_language
 from neurostorm_app.models.language_updates import UPDATES
@@ -38,7 +39,36 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.train.settings import Plan
     from neurostorm_app.pipelines.train.split import Split
 
-__all__ = ["Instructing", "keep_known", "tune_language"]
+__all__ = ["Instructing", "check_start", "keep_known", "tune_language"]
+
+
+def check_start(start: Start) -> tuple[LmTokenizer, ParcelContract]:
+    """See that a training of a language model starts from a tokenizer.
+
+    Parameters
+    ----------
+    start : Start
+        Any model.
+
+    Returns
+    -------
+    tokenizer : LmTokenizer
+        The model.
+    contract : ParcelContract
+        What it eats.
+
+    Raises
+    ------
+    UsageError
+        If it is another model.
+    """
+    contract = start.card.contract
+    if not isinstance(start.model, LmTokenizer) or not isinstance(contract, ParcelContract):
+        raise UsageError(
+            f"{start.card.name} makes no tokens of fMRI-LM for a language model",
+            fix="give a tokenizer of fMRI-LM, such as one of your own from `train pretrain`",
+        )
+    return start.model, contract
 
 
 def keep_known(
@@ -133,17 +163,13 @@ def tune_language(  # noqa: PLR0913
     CannotCreateError
         If the folder cannot be used.
     """
-    if not isinstance(start.model, LmTokenizer):
-        raise UsageError(
-            f"{start.card.name} makes no tokens of fMRI-LM for a language model",
-            fix="give a tokenizer of fMRI-LM, such as one of your own from `train pretrain`",
-        )
+    tokenizer, _ = check_start(start)
     material, subjects = keep_known(material, subjects)
     split = _split(material, subjects, settings, plan.seed)
     lessons = _make_lessons(subjects, split, wording or {})
     questions = [lesson.question for lesson in lessons]
     rank = settings.rank or UPDATES[language.kind].rank
-    model = prepare_language(start.model, language, rank=rank, tags=settings.tags, seed=plan.seed)
+    model = prepare_language(tokenizer, language, rank=rank, tags=settings.tags, seed=plan.seed)
     task = Instructions(model, material, lessons, split, settings, seed=plan.seed)
     identity = {
         "what": "language",

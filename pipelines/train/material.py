@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.stage import StandardSeries
     from neurostorm_app.pipelines.train.cache_file import CachedRun
 
-__all__ = ["Material", "Start", "draw_start", "gather", "open_start"]
+__all__ = ["Material", "Start", "draw_control", "draw_start", "gather", "open_start"]
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,28 @@ def open_start(card: Card, files: InputFiles, *, name: str, demo: bool = False) 
     model = create_model(card, weights=files.weights)
     return Start(
         name=name, card=card, model=model, sha256=hash_values(model), demo=card.demo or demo
+    )
+
+
+def draw_control(card: Card, *, name: str) -> Start:
+    """Take a network with the random weights of its control, which a training leaves as they are.
+
+    Parameters
+    ----------
+    card : Card
+        Of a control, such as ``fmri-lm-untrained``.
+    name : str
+        Of the model that will come of it.
+
+    Returns
+    -------
+    Start
+        Of what is for trying only.
+    """
+    name_model(name)
+    model = create_model(card)
+    return Start(
+        name=name, card=card, model=model, sha256=hash_values(model), scratch=True, demo=True
     )
 
 
