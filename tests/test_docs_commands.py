@@ -24,6 +24,7 @@ import pytest
 
 from neurostorm_app.bids_app import cli, tools
 from neurostorm_app.bids_app.words.parser import build_parser
+from neurostorm_app.pipelines.templates import load_parcellation_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,10 +55,11 @@ SLOW = {"docs/systems/fmri-lm.md", "docs/systems/mind-vis.md"}
 GIVEN = (
     "best_model.pth",
     "tpl-MNI152NLin6Asym_atlas-Schaefer400TianS3_dseg.nii.gz",
-    "tpl-MNI152NLin6Asym_res-02_atlas-Schaefer2018_desc-400Parcels7Networks_dseg.nii.gz",
 )
 """Files of examples that a call is only planned with."""
-READ = {"train", "explore", "phantom"}
+PARCELS = "tpl-MNI152NLin6Asym_res-02_atlas-Schaefer2018_desc-400Parcels7Networks_dseg.nii.gz"
+"""Instead of this one, ours."""
+READ = {"train", "explore", "phantom", "describe", "describe-reference", "ask"}
 """Verbs that are read here and run in `test_docs_whole.py`."""
 
 
@@ -87,6 +89,9 @@ def sh(world, tmp_path, hub, monkeypatch) -> Iterator[Any]:
     (tmp_path / "networks.tsv").write_text("parcel\tnetwork\n")
     for name in GIVEN:
         (tmp_path / name).touch()
+    shutil.copy(load_parcellation_path(), tmp_path / PARCELS)
+    rows = "".join(f"{i}\t7Networks_LH_{'Vis' if i < 50 else 'Cont'}_{i}\n" for i in range(1, 101))
+    (tmp_path / PARCELS.replace(".nii.gz", ".tsv")).write_text("index\tname\n" + rows)
     world_of.fill_hub(hub)
     made = shell.Shell(tmp_path, handlers(world, tmp_path), world)
     for folder in (".venv/bin", "container", "scripts"):

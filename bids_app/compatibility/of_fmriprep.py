@@ -143,7 +143,7 @@ def _field_maps(folder: Folder, run: Run) -> Use:
     known = {word for words in FIELD.values() for word in words}
     for file in folder.of("fmap", run.participant):
         name, word = file.entities.get("fmapid"), file.entities.get("desc")
-        if file.suffix == "fieldmap" and name and word in known and _here(file, IMAGES):
+        if file.suffix == "fieldmap" and name and word and word in known and _here(file, IMAGES):
             held.setdefault(name, set()).add(word)
     lacking: list[Missing] = []
     for name, words in sorted(held.items()):
