@@ -18,7 +18,13 @@ from neurostorm_app.models import create_model, read_card
 from neurostorm_app.models.adapters import Tuned, export_config, export_head, export_state
 from neurostorm_app.models.lockfile import hash_file
 from neurostorm_app.models.neurostorm import NeuroStorm
-from neurostorm_app.pipelines.train.export_card import HEAD, WEIGHTS, describe_model
+from neurostorm_app.pipelines.train.export_card import (
+    DEMO,
+    HEAD,
+    WEIGHTS,
+    describe_model,
+    name_model,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.train.material import Start
     from neurostorm_app.pipelines.train.task import Outcome
 
-__all__ = ["Ending", "export_model"]
+__all__ = ["DEMO", "HEAD", "WEIGHTS", "Ending", "export_model", "name_model"]
 
 PACKAGES: Final = ("neurostorm-app", "torch", "accelerate", "numpy", "safetensors")
 

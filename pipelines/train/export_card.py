@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.train.material import Start
     from neurostorm_app.pipelines.train.task import Outcome
 
-__all__ = ["HEAD", "WEIGHTS", "describe_model", "name_model"]
+__all__ = ["DEMO", "HEAD", "WEIGHTS", "describe_model", "name_model"]
 
 WEIGHTS: Final = "weights.safetensors"
 HEAD: Final = "head.safetensors"

@@ -15,7 +15,7 @@ from neurostorm_app.models import create_model
 from neurostorm_app.models.untrained import hash_values
 from neurostorm_app.pipelines.train.cache import CacheRecipe, build_cache
 from neurostorm_app.pipelines.train.engine import main_first
-from neurostorm_app.pipelines.train.export_card import name_model
+from neurostorm_app.pipelines.train.export import name_model
 from neurostorm_app.pipelines.train.first_networks import build_first
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from neurostorm_app.pipelines.train.pretraining import pretrain
 from neurostorm_app.pipelines.train.settings import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,6 +53,15 @@ def planted(person: int, run: int) -> NDArray[np.float32]:
     series = shared[own] + NOISE * rng.normal(size=(N_PARCELS, LENGTH))
     low, middle, high = np.percentile(series, [25, 50, 75], axis=1, keepdims=True)
     return ((series - middle) / (high - low)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Let so small a network not wait for other threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

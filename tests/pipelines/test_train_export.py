@@ -15,8 +15,7 @@ from neurostorm_app.models import create_model, read_card
 from neurostorm_app.models.adapters import export_head, prepare_tuning
 from neurostorm_app.models.lockfile import hash_file
 from neurostorm_app.pipelines.inputs import InputFiles, find_inputs
-from neurostorm_app.pipelines.train.export import export_model
-from neurostorm_app.pipelines.train.export_card import HEAD, WEIGHTS, name_model
+from neurostorm_app.pipelines.train.export import HEAD, WEIGHTS, export_model, name_model
 from neurostorm_app.pipelines.train.material import Start, open_start
 from neurostorm_app.pipelines.train.task import Outcome
 
