@@ -28,6 +28,7 @@ _LEVELS = {
 }
 _SCALE = "viridis"
 _UNKNOWN = "#7f7f7f"
+_LEGEND_MAX = 24
 _COLUMNS_MAX = 6
 
 
@@ -45,6 +46,8 @@ class Colouring:
         Colour and meaning; empty for a scale.
     scale : dict
         Low, high and colours of a scale; empty for a legend.
+    more : int
+        How many meanings there are that the legend leaves out.
     """
 
     key: str
@@ -52,6 +55,7 @@ class Colouring:
     colours: dict[str, str]
     legend: list[tuple[str, str]]
     scale: dict[str, str | list[str]]
+    more: int = 0
 
 
 def colourings(records: Sequence[RunRecord], participants: Table) -> list[Colouring]:
@@ -110,8 +114,9 @@ def _by_name(
         key=key,
         label=label,
         colours={run: colours.get(kind, _UNKNOWN) for run, kind in names.items()},
-        legend=[(colours.get(kind, _UNKNOWN), kind) for kind in kinds][:24],
+        legend=[(colours.get(kind, _UNKNOWN), kind) for kind in kinds[:_LEGEND_MAX]],
         scale={},
+        more=max(0, len(kinds) - _LEGEND_MAX),
     )
 
 

@@ -88,6 +88,7 @@ def write_group_page(output_dir: Path) -> Path:
         "warned": find_warned(records),
         "shown": _SHOWN,
         "people": _columns(people),
+        "measured": _measured(records),
         "strips": distributions(records, LIMITS),
         "sections": [section for section in sections if section is not None],
         "recognition": recognition,
@@ -124,6 +125,28 @@ def _columns(people: Table) -> dict[str, dict[str, str]]:
     labels = [label.removeprefix("sub-") for label in people.get("participant_id", [])]
     columns = people_columns(people)[:4]
     return {label: {c: people[c][i] for c in columns} for i, label in enumerate(labels)}
+
+
+def _measured(records: Sequence[RunRecord]) -> dict[str, dict[str, str]]:
+    """Turn the numbers of all runs into title to run to cell; what nobody has is left out."""
+    known = {
+        "Mean FD, mm": ("mean_fd", ".2f"),
+        "> 0.5 mm": ("share_high", ".0%"),
+        "tSNR": ("tsnr", ".0f"),
+        "Coverage": ("coverage", ".0%"),
+        "Dice": ("dice", ".2f"),
+        "Edge cost": ("edge_cost", ".2f"),
+        "Quiet, min": ("quiet_minutes", ".1f"),
+    }
+    columns = {
+        title: {
+            record.name: format(value, spec)
+            for record in records
+            if (value := getattr(record.measures, name)) is not None
+        }
+        for title, (name, spec) in known.items()
+    }
+    return {title: cells for title, cells in columns.items() if cells}
 
 
 def _section(cohort: Cohort, records: Sequence[RunRecord], people: Table) -> CohortSection | None:

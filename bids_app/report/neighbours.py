@@ -118,9 +118,9 @@ def read_cohorts(
     keep : str, optional
         Participant whose runs are taken whatever the number; without ``sub-``.
     """
-    names = sorted(path.name for path in (output_dir / "retrieval").glob("desc-*_embedding.*"))
-    labels = dict.fromkeys(match[1] for name in names if (match := _TABLE.match(name)))
-    cohorts = {label: read_cohort(output_dir, label, keep=keep) for label in labels}
+    names = [path.name for path in (output_dir / "retrieval").glob("desc-*_embedding.*")]
+    labels = {match[1] for name in names if (match := _TABLE.match(name))}
+    cohorts = {label: read_cohort(output_dir, label, keep=keep) for label in sorted(labels)}
     for label, cohort in cohorts.items():
         if notices is not None and len(cohort.names) < cohort.n_all:
             notices.append(

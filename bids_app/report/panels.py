@@ -23,6 +23,7 @@ __all__ = [
     "digits",
     "flatten",
     "mosaic_panel",
+    "two_decimals",
 ]
 
 T = TypeVar("T")
@@ -106,6 +107,17 @@ def digits(value: float) -> str:
     ('31.52', '20512')
     """
     return f"{value:.4g}" if abs(value) < 9999.5 else f"{value:.0f}"
+
+
+def two_decimals(value: float) -> str:
+    """Write a number with two decimals; nothing is less than nothing.
+
+    Examples
+    --------
+    >>> two_decimals(-0.004), two_decimals(-0.25)
+    ('0.00', '-0.25')
+    """
+    return f"{value:z.2f}"
 
 
 def flatten(record: Mapping[str, Any], prefix: str = "") -> list[Fact]:

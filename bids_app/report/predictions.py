@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.bids_app.report.panels import Fact, digits
+from neurostorm_app.bids_app.report.panels import Fact, digits, two_decimals
 from neurostorm_app.bids_app.report.reading import expecting, read_json
 from neurostorm_app.bids_app.report.reliability import draw_reliability
 
@@ -19,6 +19,8 @@ __all__ = ["Bar", "TargetSection", "read_recognition", "read_targets"]
 
 METRICS = {"auroc": ("AUROC", 0.5, 1.0), "r2": ("R²", 0.0, 0.6)}
 """Title of a metric, what guessing reaches, and where its axis ends at the least."""
+_CONTROL = "Untrained"
+"""Ends the label of a model's twin with random weights."""
 TITLES = {"r": "r", "mae": "Mean error", "balanced_accuracy": "Balanced accuracy", "brier": "Brier"}
 """What other metrics are called."""
 
@@ -133,7 +135,7 @@ def _recognised(gallery: Mapping[str, Any]) -> str:
 
 
 def _section(said: Mapping[str, Any], path: Path) -> TargetSection:
-    sources = said["Sources"]
+    sources = _in_order(said["Sources"])
     key = "auroc" if said["Target"]["Kind"] == "classes" else "r2"
     title, chance, most = METRICS[key]
     metrics = {name: one["Metrics"][key] for name, one in sources.items()}
@@ -165,7 +167,7 @@ def _section(said: Mapping[str, Any], path: Path) -> TargetSection:
         demo=said["Demo"],
         bars=bars,
         columns=list(dict.fromkeys(name for bar in bars for name in bar.more)),
-        reliability=draw_reliability(said),
+        reliability=draw_reliability({**said, "Sources": sources}),
         chance=place(chance),
         ticks=[(place(value), f"{value:.2f}") for value in (low, chance, high)],
         sentences=[verdict["sentence"] for verdict in said["Verdicts"].values()],
@@ -175,8 +177,17 @@ def _section(said: Mapping[str, Any], path: Path) -> TargetSection:
     )
 
 
+def _in_order(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a control with random weights behind its model."""
+    after = {name: name.removesuffix(_CONTROL) for name in sources}
+    first = list(dict.fromkeys(after.values()))
+    order = sorted(sources, key=lambda name: (first.index(after[name]), name))
+    return {name: sources[name] for name in order}
+
+
 def _words(measured: Mapping[str, float], p_value: float | None) -> str:
-    told = f"{measured['Value']:.2f} ({measured['Low']:.2f} to {measured['High']:.2f})"
+    value, low, high = (two_decimals(measured[name]) for name in ("Value", "Low", "High"))
+    told = f"{value} ({low} to {high})"
     return told if p_value is None else f"{told}, p {p_value:.3g}"
 
 
@@ -184,7 +195,9 @@ def _more(source: Mapping[str, Any], primary: str) -> dict[str, str]:
     """Tell the other metrics of a source, what chance reaches, and how its intervals hold."""
     found = {}
     if by := source.get("ByChance"):
-        found["With the target rearranged"] = f"{by['Low']:.2f} to {by['High']:.2f}"
+        found["With the target rearranged"] = " to ".join(
+            two_decimals(by[name]) for name in ("Low", "High")
+        )
     for name, measured in source["Metrics"].items():
         if name != primary and measured["Value"] is not None:
             found[TITLES.get(name, name)] = digits(measured["Value"])

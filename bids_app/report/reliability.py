@@ -195,5 +195,5 @@ def _words(source: Mapping[str, Any], confidence: float, *, classes: bool) -> st
         return ""
     return (
         f"Intervals said to hold for {confidence:.0%} of people hold for {source['Coverage']:.0%};"
-        f" they are {digits(source['MeanWidth'])} wide on average."
+        f" they are {source['MeanWidth']:.3g} wide on average."
     )

@@ -90,6 +90,25 @@ def test_what_chance_reaches_and_other_numbers_stand_beside(tree):
     assert "9 people, predicted 50%, observed 40%" in page
 
 
+def test_a_control_stands_behind_its_model(tree):
+    path = tree / "prediction" / "target-classes_evaluation.json"
+    told = json.loads(path.read_text())
+    connectome = told["Sources"].pop("connectome")
+    models = dict.fromkeys(("toyUntrained", "connectome", "toy"), connectome)
+    told["Sources"] = models | told["Sources"]
+    path.write_text(json.dumps(told))
+    names = [bar.name for bar in read_targets(tree)[0].bars]
+    assert names == ["toy", "toyUntrained", "connectome", "confounds", "baseline"]
+
+
+def test_nothing_is_less_than_nothing(tree):
+    path = tree / "prediction" / "target-value_evaluation.json"
+    told = json.loads(path.read_text())
+    told["Sources"]["baseline"]["Metrics"]["r2"] = {"Value": -0.004, "Low": -0.01, "High": 0.0}
+    path.write_text(json.dumps(told))
+    assert read_targets(tree)[1].bars[2].text == "0.00 (-0.01 to 0.00)"
+
+
 def test_recognition_is_said_with_its_interval_and_chance(tree):
     words = read_recognition(tree)["toy"]
     assert words.endswith("the own in 75% (50% to 90%; guessing: 5.0%).")

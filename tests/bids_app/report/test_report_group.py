@@ -8,10 +8,12 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from neurostorm_app.bids_app.report.colouring import colourings
 from neurostorm_app.bids_app.report.group import write_group_page
 from neurostorm_app.bids_app.report.neighbours import read_cohort
 from neurostorm_app.bids_app.report.strips import ticks
@@ -71,6 +73,32 @@ def test_the_table_has_a_row_a_run_and_links_to_the_pages(page, group_tree):
         assert not mark or f'id="{mark}"' in target
     assert "control" in body
     assert "patient" in body
+
+
+def test_columns_that_nobody_fills_are_left_out(page, full):
+    def heads(one):
+        return set(re.findall(r"<th[^>]*><button[^>]*>([^<]+)<", one.text))
+
+    assert {"Mean FD, mm", "tSNR", "Dice"} <= heads(page)
+    for path in full.root.rglob("*_timeseries.tsv"):
+        path.unlink()
+    assert not {"Mean FD, mm", "tSNR", "Dice"} & heads(page_of(full))  # no image was read either
+
+
+def test_a_legend_says_how_many_it_leaves_out():
+    names = [f"sub-{n:02d}_task-rest" for n in range(30)]
+    records = [
+        SimpleNamespace(
+            name=name,
+            participant=name[4:6],
+            verdict=SimpleNamespace(level="good"),
+            measures=SimpleNamespace(mean_fd=None),
+        )
+        for name in names
+    ]
+    people, verdicts = colourings(records, {})
+    assert (len(people.legend), people.more) == (24, 6)
+    assert (len(verdicts.legend), verdicts.more) == (1, 0)
 
 
 def test_retrieval_is_counted(page):
