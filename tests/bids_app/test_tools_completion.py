@@ -129,7 +129,11 @@ def test_places_and_levels_are_offered(script, dataset):
 def test_verbs_and_their_options_are_offered(script):
     assert offered(script, "neurostorm-tools", "ph") == ["phantom"]
     assert offered(script, "neurostorm-tools", "completion", "") == ["bash", "zsh"]
-    assert offered(script, "neurostorm-tools", "phantom", "out", "--scale", "") == ["full", "tiny"]
+    assert offered(script, "neurostorm-tools", "phantom", "out", "--scale", "") == [
+        "full",
+        "small",
+        "tiny",
+    ]
     assert "--participants" in offered(script, "neurostorm-tools", "phantom", "out", "--")
 
 
