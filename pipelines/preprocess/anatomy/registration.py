@@ -125,6 +125,8 @@ def _register(
             write_volume(folder / f"{name}.nii", volume, grid=grid)
         try:
             found = (run_ants if _is_first() else _run_aside)(folder, seed, options)
+        except TemporaryError:  # of us, and a RuntimeError too
+            raise
         except RuntimeError as error:
             if (lacking := read_shortage(str(error))) is not None:
                 raise lacking from error
