@@ -7,6 +7,7 @@ for all below it. In a container the root of the tree may be the container's own
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,8 @@ __all__ = [
 
 PROC: Final = Path("/proc")
 CGROUPS: Final = Path("/sys/fs/cgroup")
+_LEAST: Final = 2**16
+"""Bytes that the kernel may ask for at once before it kills, with some room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +44,15 @@ class MemoryGroup:
         Processes in it that the kernel killed for memory; under version 2 also those below it.
     full : int
         How often its limit was reached; under version 2 also one of a group below it.
+    filled : bool
+        Under version 1, whether its use was at its limit once though the kernel, as newer ones do,
+        counted nothing.
     """
 
     limit: int | None
     kills: int
     full: int
+    filled: bool = False
 
 
 def read_memory_groups(proc: Path = PROC, cgroups: Path = CGROUPS) -> list[MemoryGroup]:
@@ -64,7 +71,8 @@ def read_memory_groups(proc: Path = PROC, cgroups: Path = CGROUPS) -> list[Memor
     References
     ----------
     Linux, ``Documentation/admin-guide/cgroup-v2.rst`` (``memory.events``) and
-    ``cgroup-v1/memory.rst`` (``memory.oom_control``, ``memory.failcnt``).
+    ``cgroup-v1/memory.rst`` (``memory.oom_control``, ``memory.failcnt``,
+    ``memory.memsw.failcnt``, ``memory.max_usage_in_bytes``).
     """
     return [group for folder in find_cgroups(proc, cgroups) if (group := _read_group(folder))]
 
@@ -73,11 +81,19 @@ def _read_group(folder: Path) -> MemoryGroup | None:
     """Read the counts of a group, version 2 or 1; None where the kernel tells none."""
     lines = [line.split() for line in read_lines(folder / "memory.events")]
     lines += [line.split() for line in read_lines(folder / "memory.oom_control")]
-    lines += [["oom", line] for line in read_lines(folder / "memory.failcnt")]
-    counts = {w[0]: int(w[1]) for w in lines if len(w) == 2 and w[1].isdigit()}
+    # Version 1 has a limit with swap too, asked first: where both are one number it alone counts.
+    for name in ("memory.failcnt", "memory.memsw.failcnt"):
+        lines += [["oom", line] for line in read_lines(folder / name)]
+    counts: Counter[str] = Counter()
+    for words in lines:
+        if len(words) == 2 and words[1].isdigit():
+            counts[words[0]] += int(words[1])
     if "oom_kill" not in counts:
         return None
-    return MemoryGroup(read_memory_limit(folder), counts["oom_kill"], counts.get("oom", 0))
+    limit = read_memory_limit(folder)
+    peaks = [read_number(line) or 0 for line in read_lines(folder / "memory.max_usage_in_bytes")]
+    filled = limit is not None and not counts["oom"] and max(peaks, default=0) > limit - _LEAST
+    return MemoryGroup(limit, counts["oom_kill"], counts["oom"], filled)
 
 
 def limit_that_killed(before: Sequence[MemoryGroup], after: Sequence[MemoryGroup]) -> int | None:
@@ -98,6 +114,7 @@ def limit_that_killed(before: Sequence[MemoryGroup], after: Sequence[MemoryGroup
     if not pairs or pairs[0][1].kills <= pairs[0][0].kills:
         return None
     limits = [new.limit for old, new in pairs if new.limit is not None and new.full > old.full]
+    limits = limits or [new.limit for new in after if new.limit is not None and new.filled]
     return min(limits, default=0)
 
 
@@ -129,11 +146,9 @@ def read_cpu_quota(folder: Path) -> int | None:
 
 def read_memory_limit(folder: Path) -> int | None:
     """Bytes by the limit of a cgroup, version 2 or 1; version 1 writes a huge number for none."""
-    for name in ("memory.max", "memory.limit_in_bytes"):
-        for line in read_lines(folder / name):
-            limit = read_number(line)
-            return limit if limit is not None and limit < 2**60 else None
-    return None
+    names = ("memory.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
+    limits = [read_number(line) for name in names for line in read_lines(folder / name)]
+    return min((limit for limit in limits if limit is not None and limit < 2**60), default=None)
 
 
 def read_lines(path: Path) -> list[str]:

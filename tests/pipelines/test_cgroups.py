@@ -53,6 +53,28 @@ def test_the_limit_that_was_reached_is_named_and_not_one_around_it(kernel):
     assert limit_that_killed(before, kernel.read()) == 4 * GIB
 
 
+def test_the_limit_with_swap_is_one_too(tmp_path):
+    kernel = Kernel(tmp_path, 1)
+    kernel.shows("box/job", kills=0, limit=4 * GIB)
+    folder = kernel.cgroups / "memory/box/job"
+    (folder / "memory.memsw.limit_in_bytes").write_text(f"{3 * GIB}\n")
+    (folder / "memory.memsw.failcnt").write_text("2\n")
+    before = kernel.read()
+    kernel.shows("box/job", kills=1, limit=4 * GIB)
+    (folder / "memory.memsw.failcnt").write_text("9\n")
+    assert limit_that_killed(before, kernel.read()) == 3 * GIB
+
+
+@pytest.mark.parametrize(("peak", "found"), [(4 * GIB, 4 * GIB), (3 * GIB, 0)])
+def test_a_kernel_that_counts_nothing_tells_the_highest_use(tmp_path, peak, found):
+    kernel = Kernel(tmp_path, 1)
+    kernel.shows("box/job", kills=0, limit=4 * GIB)
+    before = kernel.read()
+    kernel.shows("box/job", kills=1, limit=4 * GIB)
+    (kernel.cgroups / "memory/box/job/memory.max_usage_in_bytes").write_text(f"{peak}\n")
+    assert limit_that_killed(before, kernel.read()) == found
+
+
 def test_the_limit_around_a_job_may_be_the_one(kernel):
     kernel.shows("box", kills=0, limit=8 * GIB)
     kernel.shows("box/job", kills=0, full=5)
