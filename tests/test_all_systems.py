@@ -159,7 +159,9 @@ def test_the_most_salient_window_alone_was_embedded(out, name, n):
     computation, told = sidecar["Computation"], sidecar["InputConformance"]["salience"]
     assert (computation["n_windows"], computation["max_windows"]) == (1, 1)
     assert len(told["scores"]) == n
-    assert told["chosen"] == [int(np.argmax(told["scores"]))]
+    # Forwards and backwards, the first window and the last tell the same: either may be taken.
+    assert told["scores"][told["chosen"][0]] == max(told["scores"])
+    assert len(told["chosen"]) == 1
     assert computation["starts"] == [told["starts_of_all"][told["chosen"][0]]]
     assert told["saved"] == pytest.approx(1 - 1 / n, abs=1e-4)
     assert told["selector"].startswith("ours, no training")
