@@ -32,6 +32,10 @@ PLAN = {
     "batch_size": "batch",
     "accumulate": "accumulate",
     "learning_rate": "rate",
+    "head_rate": "head_rate",
+    "layer_decay": "layer_decay",
+    "warm_up": "warm_up",
+    "least_rate": "least_rate",
     "weight_decay": "weight_decay",
     "precision": "precision",
     "device": "device",
@@ -264,8 +268,8 @@ def _plan(asked: argparse.Namespace, n_training: float) -> Plan:
     """Make the plan; an epoch is one window of each participant to train on."""
     from neurostorm_app.pipelines.train.settings import Plan
 
-    given = {plan: getattr(asked, option) for option, plan in PLAN.items()}
-    given = {name: value for name, value in given.items() if value is not None}
+    asks = {plan: getattr(asked, option, None) for option, plan in PLAN.items()}
+    given: dict[str, Any] = {name: value for name, value in asks.items() if value is not None}
     if asked.steps is not None:
         given["steps"] = asked.steps
     plan = Plan(**given)

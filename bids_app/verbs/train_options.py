@@ -102,6 +102,10 @@ def _add_tune(parser: Any) -> None:
     group.add_argument("--target", required=True, metavar="COLUMN", help="or FILE:COLUMN")
     strategies = ("linear", "prompt", "prompt+norm", "lora", "full")
     group.add_argument("--strategy", choices=strategies, default="prompt", help="default prompt")
+    told = "of the head, its peak; default as all"
+    group.add_argument("--head-rate", type=float, metavar="X", help=told)
+    told = "learning rate of a block over that of the next one, of --strategy full; default 1"
+    group.add_argument("--layer-decay", type=float, metavar="X", help=told)
     group.add_argument("--bids-dir", type=Path, metavar="DIR", help="where the tables are")
     group.add_argument("--participants-file", type=Path, metavar="FILE", help="a table of people")
     group.add_argument("--prompt-len", type=int, default=50, metavar="N", help="default 50")
@@ -148,6 +152,10 @@ def _add_plan(parser: Any) -> None:
     group.add_argument("--batch-size", type=int, metavar="N", help="windows at once; default 4")
     group.add_argument("--accumulate", type=int, metavar="N", help="batches of a step; default 1")
     group.add_argument("--learning-rate", type=float, metavar="X", help="its peak; default 5e-5")
+    told = "share of the steps in which the rate rises before the cosine; default the usual way"
+    group.add_argument("--warm-up", type=float, metavar="X", help=told)
+    told = "share of its peak below which the rate does not fall; default 0"
+    group.add_argument("--least-rate", type=float, metavar="X", help=told)
     group.add_argument("--weight-decay", type=float, metavar="X", help="default 0.01")
     group.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="default fp32")
     group.add_argument("--device", choices=("cpu", "cuda"), help="default cpu")

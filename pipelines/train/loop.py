@@ -21,7 +21,7 @@ from neurostorm_app.pipelines.train.checkpoints import (
     save_checkpoint,
     trained,
 )
-from neurostorm_app.pipelines.train.optimise import warm_up_cosine
+from neurostorm_app.pipelines.train.rates import group_parameters, share_of_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +67,8 @@ class Loop:
             if accelerator.is_main_process:
                 log.info("%s: goes on after step %d", folder, self.progress.step)
         self.parameters = [value for value in task.parameters() if value.requires_grad]
-        adam = torch.optim.AdamW(self.parameters, lr=plan.rate, weight_decay=plan.weight_decay)
+        groups = group_parameters(task.named_parameters(), plan, head=task.new_head)
+        adam = torch.optim.AdamW(groups, lr=plan.rate, weight_decay=plan.weight_decay)
         self.model, self.optimiser = accelerator.prepare(task, adam)
         if states:
             groups = self.optimiser.state_dict()["param_groups"]
@@ -133,9 +134,9 @@ class Loop:
     def _step(self, step: int, pieces: list[Any]) -> tuple[float, float]:
         """Do one step of the optimiser; gives the mean loss over processes, and the rate."""
         plan, accelerator = self.plan, self.accelerator
-        rate = plan.rate * warm_up_cosine(step, plan.steps)
+        share = share_of_step(step, plan.steps, warm_up=plan.warm_up, least=plan.least_rate)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = group["peak"] * share
         self.optimiser.zero_grad()
         total = torch.zeros((), device=accelerator.device)
         for draw, loaded in zip(self._draws(step), pieces, strict=True):
@@ -153,7 +154,7 @@ class Loop:
                 f"the loss of step {step + 1} is {loss}, which is no number to go on from",
                 fix="lower the learning rate, or choose --precision fp32",
             )
-        return loss, rate
+        return loss, plan.rate * share
 
     def _backward(self, draw: Draw, loaded: Any) -> Tensor:
         loss: Tensor = self.model(draw, loaded) / self.plan.accumulate

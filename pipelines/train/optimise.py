@@ -1,37 +1,26 @@
-"""The optimiser of the demo weights, and the schedule of all trainings: warm-up and cosine."""
+"""The optimiser of the demo weights."""
 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from neurostorm_app.pipelines.train.rates import warm_up_cosine
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-__all__ = ["fit", "warm_up_cosine"]
+__all__ = ["fit"]
 
 logger = logging.getLogger(__name__)
 
-WARM_UP, MAX_GRADIENT, TELL_EVERY = 0.05, 1.0, 20
-
-
-def warm_up_cosine(i: int, steps: int) -> float:
-    """Give the learning rate of step i, from 0, as a share of its peak.
-
-    Examples
-    --------
-    >>> [round(warm_up_cosine(i, 40), 3) for i in (0, 1, 20, 39)]
-    [0.5, 0.998, 0.5, 0.002]
-    """
-    warm = max(1, round(WARM_UP * steps))
-    return min((i + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * i / steps))
+MAX_GRADIENT, TELL_EVERY = 1.0, 20
 
 
 def fit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from neurostorm_app.errors import UsageError
@@ -14,6 +14,8 @@ __all__ = ["Plan", "name_differences"]
 
 FREE: Final = {"device", "checkpoint_every"}
 """Of a plan: what may change when a training is taken up again."""
+LATER: Final = {"head_rate", "layer_decay", "warm_up", "least_rate"}
+"""Of a plan: what older trainings were not asked; left out where it is as theirs was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,15 @@ class Plan:
         Pieces of a step whose gradients are added up.
     rate : float
         Peak of the learning rate; it warms up over a twentieth of the steps and falls by a cosine.
+    head_rate : float or None
+        Peak of a new head; None takes that of all.
+    layer_decay : float
+        From the rate of one block to that of the block before it: 1 gives all the same.
+    warm_up : float or None
+        Share of the steps in which the rate rises, from 0, before the cosine begins; None takes
+        the usual schedule.
+    least_rate : float
+        Share of its peak below which a rate does not fall.
     weight_decay, max_gradient : float
         Of AdamW; and the norm at which gradients are clipped.
     precision : {'fp32', 'bf16', 'fp16'}
@@ -48,6 +59,10 @@ class Plan:
     batch: int = 4
     accumulate: int = 1
     rate: float = 5e-5
+    head_rate: float | None = None
+    layer_decay: float = 1.0
+    warm_up: float | None = None
+    least_rate: float = 0.0
     weight_decay: float = 0.01
     max_gradient: float = 1.0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -64,11 +79,12 @@ class Plan:
             small |= {n: getattr(self, n) for n in ("rate", "max_gradient")}
         negative = ("patience", "seed", "weight_decay")
         small |= {name: getattr(self, name) for name in negative if not getattr(self, name) >= 0}
+        small |= self._odd_shares()
         if small:
             found = ", ".join(f"{name} {value:g}" for name, value in small.items())
             raise UsageError(
                 f"a training cannot run with {found}",
-                fix="give counts of 1 and more, a rate between 0 and 1, and nothing below 0",
+                fix="give counts of 1 and more, rates between 0 and 1, and nothing below 0",
             )
         if self.precision == "fp16" and self.device == "cpu":
             raise UsageError(
@@ -77,9 +93,21 @@ class Plan:
                 fix="choose fp32 or bf16",
             )
 
+    def _odd_shares(self) -> dict[str, float]:
+        """Name what is no share or no rate, and was given."""
+        fine = {
+            "head_rate": self.head_rate is None or 0 < self.head_rate < 1,
+            "layer_decay": 0 < self.layer_decay <= 1,
+            "warm_up": self.warm_up is None or 0 <= self.warm_up < 1,
+            "least_rate": 0 <= self.least_rate < 1,
+        }
+        return {name: getattr(self, name) for name, good in fine.items() if not good}
+
     def identity(self) -> dict[str, Any]:
         """Give what decides the result: a training is taken up again only by the same."""
-        return {name: value for name, value in asdict(self).items() if name not in FREE}
+        usual = {field.name: field.default for field in fields(self) if field.name in LATER}
+        given = {name: value for name, value in asdict(self).items() if name not in FREE}
+        return {n: v for n, v in given.items() if n not in usual or v != usual[n]}
 
 
 def name_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], *, under: str = "") -> str:

@@ -93,6 +93,8 @@ class Supervised(Task):
         Of everything that is drawn.
     """
 
+    new_head = "model.head."
+
     def __init__(
         self, model: Tuned, material: Material, target: Target, settings: Tuning, *, seed: int
     ) -> None:

@@ -21,6 +21,9 @@ __all__ = ["Outcome", "Task"]
 class Task(nn.Module, ABC):
     """What is trained, and by which loss; its parameters without gradients stay as they are."""
 
+    new_head = ""
+    """How the names of the parameters of a new head begin, which may learn at a rate of its own."""
+
     @abstractmethod
     def load(self, draw: Draw) -> Any:
         """Read what one piece of a step sees; called ahead, in another thread."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from neurostorm_app.errors import DataError
+from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.models.adapters import Tuned, prepare_tuning
 from neurostorm_app.models.card import Output
 from neurostorm_app.models.neurostorm import NeuroStorm
@@ -71,6 +71,12 @@ def tune(
             f"{target.name} has {len(target.values)} values; there are runs of "
             f"{len(material.people)} participants",
             fix="give one value for each participant with runs",
+        )
+    if plan.layer_decay != 1 and settings.strategy != "full":
+        raise UsageError(
+            f"rates fall with depth (layer_decay {plan.layer_decay:g}) where all of a network "
+            f"learns; with {settings.strategy} it does not",
+            fix="choose --strategy full, or leave --layer-decay out",
         )
     n_classes = len(target.classes)
     tuned = prepare_tuning(

@@ -91,6 +91,19 @@ def test_tuning_goes_from_derivatives_to_a_model_that_beats_chance(place, tmp_pa
             assert str(place).encode() not in content, path
 
 
+def test_rates_fall_with_depth_where_all_learns_and_are_refused_elsewhere(place, tmp_path):
+    words = ["tune", place / "deriv", "--model", place / "tiny", "--target", "group"]
+    words += ["--out", tmp_path / "mine", "--cache-dir", place / "cache", *QUICK]
+    words += ["--layer-decay", "0.75", "--head-rate", "0.002", "--warm-up", "0.2"]
+    with pytest.raises(UsageError, match=r"layer_decay 0\.75.*with linear it does not"):
+        call(*words, "--strategy", "linear")
+    call(*words, "--strategy", "full")
+    plan = json.loads((tmp_path / "mine/training.json").read_text())["plan"]
+    assert (plan["layer_decay"], plan["head_rate"], plan["warm_up"]) == (0.75, 0.002, 0.2)
+    with pytest.raises(UsageError, match=r"plan\.layer_decay"):
+        call(*words, "--strategy", "full", "--layer-decay", "0.5")
+
+
 def test_a_training_goes_on_by_itself_and_refuses_other_settings(place, tmp_path):
     words = ["pretrain", place / "deriv", "--model", place / "tiny", "--out", tmp_path / "mine"]
     words += ["--cache-dir", place / "cache", "--batch-size", "2"]

@@ -20,7 +20,7 @@ from neurostorm_app.errors import CannotCreateError, DataError, UsageError
 from neurostorm_app.pipelines.train.batches import Draw, Rounds, derive_seed
 from neurostorm_app.pipelines.train.checkpoints import find_checkpoint, load_checkpoint
 from neurostorm_app.pipelines.train.engine import train
-from neurostorm_app.pipelines.train.optimise import warm_up_cosine
+from neurostorm_app.pipelines.train.rates import warm_up_cosine
 from neurostorm_app.pipelines.train.settings import Plan
 from neurostorm_app.pipelines.train.split import split_participants
 from neurostorm_app.pipelines.train.task import Task
