@@ -79,8 +79,11 @@ def test_fitlins_does_what_we_say(copy, raw, tmp_path):
         here = not any(not path.exists() for path in copy.series())  # PyBIDS lists lost links too
         found = [select(copy, database, space, tmp_path) for space in spaces]
         chosen["select"] = here and all(one is not None for one in found)
-        chosen["mask"] = chosen["select"] and all(one.mask_files not in (None, [None])
-                                                  for one in found)  # fmt: skip
+        chosen["mask"] = chosen["select"] and all(
+            mask is not None and Path(mask).exists()
+            for one in found
+            for mask in one.mask_files or [None]
+        )
         chosen["design"] = all_work(lambda space: design(copy, database, space, tmp_path), spaces)
     copy.compare("fitlins", chosen)
 
