@@ -79,11 +79,7 @@ def test_fitlins_does_what_we_say(copy, raw, tmp_path):
         here = not any(not path.exists() for path in copy.series())  # PyBIDS lists lost links too
         found = [select(copy, database, space, tmp_path) for space in spaces]
         chosen["select"] = here and all(one is not None for one in found)
-        chosen["mask"] = chosen["select"] and all(
-            mask is not None and Path(mask).exists()
-            for one in found
-            for mask in one.mask_files or [None]
-        )
+        chosen["mask"] = chosen["select"] and all(masks_here(one) for one in found)
         chosen["design"] = all_work(lambda space: design(copy, database, space, tmp_path), spaces)
     copy.compare("fitlins", chosen)
 
@@ -92,6 +88,13 @@ def spaces_of(copy):
     """List the spaces in which there are series, with or without content."""
     found = [space for space in SPACES if copy.func(f"_space-{space}*_desc-preproc_bold.nii*")]
     return found or ["MNI"]
+
+
+def masks_here(selected):
+    """Tell whether there is a mask of each series, with content; nipype gives one as it is."""
+    masks = selected.mask_files
+    masks = [masks] if isinstance(masks, str) else masks or [None]
+    return all(mask is not None and Path(mask).exists() for mask in masks)
 
 
 def selectors(copy, space):
