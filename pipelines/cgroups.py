@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 __all__ = [
+    "PROC",
     "MemoryGroup",
     "find_cgroups",
     "limit_that_killed",
@@ -154,7 +155,7 @@ def read_memory_limit(folder: Path) -> int | None:
 def read_lines(path: Path) -> list[str]:
     """Lines of a file of the kernel; none where it is not there or may not be read."""
     try:
-        return path.read_text(encoding="ascii").splitlines()
+        return path.read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return []
 

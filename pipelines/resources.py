@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from neurostorm_app.errors import UsageError
 from neurostorm_app.pipelines.cgroups import (
+    PROC,
     find_cgroups,
     read_cpu_quota,
     read_lines,
@@ -30,6 +31,7 @@ __all__ = [
     "Resources",
     "detect",
     "find_device",
+    "own_peak_memory",
     "peak_memory",
     "plan",
     "plan_batch",
@@ -241,8 +243,29 @@ def peak_memory() -> int:
     """Peak resident memory of this process or of its largest child so far, in bytes."""
     import resource
 
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(w).ru_maxrss for w in who) * 1024
+    return max(own_peak_memory(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+
+
+def own_peak_memory(proc: Path = PROC) -> int:
+    """Peak resident memory of this process alone so far, in bytes.
+
+    Parameters
+    ----------
+    proc : Path
+        Where the kernel shows processes. Where it does not, the count of ``getrusage`` is taken,
+        which holds what the process that began this one had in use by then.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    import resource
+
+    for line in read_lines(proc / "self" / "status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _memory_total(proc: Path) -> int:

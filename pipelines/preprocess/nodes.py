@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +25,7 @@ from nipype.interfaces.base import (
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.preprocess.outcome import ERROR_FILE, SPENT_FILE
 from neurostorm_app.pipelines.progress import inside
+from neurostorm_app.pipelines.resources import own_peak_memory
 from neurostorm_app.pipelines.shortage import as_shortage
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Step(SimpleInterface):  # type: ignore[misc]
             _leave(shortage, folder)
             raise shortage from error
         self._results |= {trait_name(name): _as_text(made[name]) for name in recipe["gives"]}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = own_peak_memory() / 2**20
         spent = {
             "seconds": round(time.monotonic() - started, 3),
             "cpu_seconds": round(time.process_time() - worked, 3),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from neurostorm_app.errors import UsageError
@@ -10,6 +13,7 @@ from neurostorm_app.pipelines.resources import (
     Resources,
     detect,
     find_device,
+    own_peak_memory,
     peak_memory,
     plan,
     plan_batch,
@@ -142,6 +146,14 @@ def test_a_device_that_was_named_is_kept():
 
 def test_peak_memory_is_in_bytes():
     assert 2**24 < peak_memory() < 2**40
+
+
+def test_peak_memory_is_a_process_own_and_not_of_the_one_that_began_it(tmp_path):
+    held = b"1" * (own_peak_memory() + 2**27)  # more than the child will have
+    code = "from neurostorm_app.pipelines.resources import own_peak_memory as p; print(p())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**23 < int(told.stdout) < len(held) / 2
+    assert own_peak_memory(tmp_path) >= own_peak_memory() * 0.9  # a kernel that shows nothing
 
 
 @pytest.mark.parametrize(
