@@ -233,7 +233,7 @@ def estimate_outputs(facts: RunFacts, series: Mapping[str, int]) -> int:
 
 
 def estimate_embedding(
-    architecture: str, *, n_windows: int, window: int, read: int, kept: int
+    architecture: str, *, n_windows: int, window: int, read: int, kept: int, weights: int = 0
 ) -> Step:
     """Tell what a model takes for a run, in memory and time.
 
@@ -249,6 +249,8 @@ def estimate_embedding(
         Voxels of all volumes of the series, which are unpacked.
     kept : int
         Bytes of the run that stay in memory.
+    weights : int
+        Bytes of the file of the weights.
 
     Raises
     ------
@@ -256,17 +258,16 @@ def estimate_embedding(
         If nobody has said what the architecture takes.
     """
     cost = NETWORKS[architecture]
-    memory = EMBEDDING + round(cost.mib * MIB + window * (cost.memory + AT_ONCE)) + kept
+    memory = EMBEDDING + weights + round(window * (cost.memory + AT_ONCE)) + kept
     seconds = cost.seconds * n_windows * window / 1e8 + read * READING
     return Step(f"embed {architecture}", memory, seconds)
 
 
 class Network(NamedTuple):
-    """Seconds for 100 MB of windows, bytes of memory for each byte of one, MiB of large weights."""
+    """Seconds for 100 MB of windows, bytes of memory for each byte of one."""
 
     seconds: float
     memory: float
-    mib: float = 0.0
 
 
 NETWORKS: Final = {
@@ -274,15 +275,15 @@ NETWORKS: Final = {
     "neurostorm": Network(1.2, 6.0),
     "neurostorm-mae": Network(1.6, 8.0),
     "brainlm": Network(640.0, 400.0),
-    "mind-vis": Network(7800.0, 600.0, 500.0),  # by ``bench_models.py``
+    "mind-vis": Network(7800.0, 600.0),  # by ``bench_models.py``
     "slim-brain": Network(20.0, 3.0),  # by ``bench_slim_brain.py``
     "slim-brain-mae": Network(23.0, 6.0),  # 26 s a window, 9 s the masked error of one of four
-    "fmri-lm": Network(1900.0, 400.0, 100.0),  # by ``bench_models.py``
+    "fmri-lm": Network(1900.0, 400.0),  # by ``bench_models.py``
 }
 """Of the released configurations on a CPU, by ``benchmarks/bench_run.py`` and ``bench_brainlm.py``
 where a line says nothing else."""
 EMBEDDING: Final = 600 * MIB
-"""Of the process: packages, weights and what is being read."""
+"""Of the process: packages and what is being read."""
 AT_ONCE: Final = 4
 """Windows beside the one that is computed."""
 READING: Final = 12e-9

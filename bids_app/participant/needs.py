@@ -277,6 +277,7 @@ def _embedding(files: ModelFiles, series: _Series, call: Call) -> Need:
         window=each,
         read=series.voxels * series.n_volumes,
         kept=kept,
+        weights=files.weights.stat().st_size if files.weights is not None else 0,
     )
     size = 12 * (files.card.dimension or 1000) * (n_windows + 1)
     return Need(models=(step,), output=size + LABEL_BYTES)

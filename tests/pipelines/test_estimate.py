@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from neurostorm_app.models import list_models, read_card
@@ -17,6 +20,7 @@ from neurostorm_app.pipelines.estimate import (
 from neurostorm_app.pipelines.need import Need, Step
 
 MIB = 2**20
+ROOT = Path(__file__).parents[2]
 GRIDS = {"MNI152NLin6Asym:res-2": 91 * 109 * 91, "MNI152NLin2009cAsym:res-2": 97 * 115 * 97}
 MEASURED = {
     # T1w shape and zooms, BOLD shape and zooms; CPU seconds and MiB of steps, bytes of series.
@@ -171,6 +175,25 @@ def test_a_model_takes_time_for_windows_and_memory_for_what_is_kept():
     assert ten.seconds > 5
     kept = estimate_embedding("neurostorm", n_windows=1, **{**asked, "kept": 2**30})
     assert kept.memory == one.memory + 2**30
+
+
+def test_large_weights_are_planned_for_as_they_were_measured():
+    measured = json.loads((ROOT / "benchmarks/measured.json").read_text())["models"]
+    seen = []
+    for name, one in measured.items():
+        if one["peak_mib"] == one["before_mib"]:
+            continue  # reading the scan took more than the network
+        step = estimate_embedding(
+            one["architecture"],
+            n_windows=one["windows"],
+            window=one["window_bytes"],
+            read=0,
+            kept=0,
+            weights=4 * one["parameters"],
+        )
+        assert step.memory >= one["peak_mib"] * 2**20, name
+        seen.append(name)
+    assert {"brainlm-650m", "mind-vis", "slim-brain", "neurostorm"} <= set(seen)
 
 
 def test_every_cost_is_positive():
