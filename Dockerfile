@@ -9,8 +9,7 @@ ARG TORCH_INDEX=""
 ARG PIP_ARGS=""
 ARG EXTRAS=""
 COPY pyproject.toml requirements.lock /src/
-COPY container/install.sh container/pins.py container/build.lock container/cuda.lock \
-     container/extras.lock /src/container/
+COPY container/install.sh container/pins.py container/build.lock container/cuda.lock /src/container/
 RUN /src/container/install.sh packages /src /opt/neurostorm
 
 FROM packages AS app

@@ -67,8 +67,11 @@ def find_ways_out(routes: Path = Path("/proc/net/route")) -> list[str]:
 
 def main() -> None:
     """Look at all, and say it."""
+    import numpy as np
+
     from neurostorm_app.models import read_card
     from neurostorm_app.models.weights import find_weights
+    from neurostorm_app.pipelines.figures.neighbourhood import FEWEST, neighbourhood
     from neurostorm_app.pipelines.templates import load_template
 
     bill = json.loads(Path("/sbom.cdx.json").read_text("utf-8"))
@@ -93,6 +96,8 @@ def main() -> None:
     template = load_template("MNI152NLin6Asym", "2")
     if not template.t1w.is_relative_to("/opt/templateflow"):
         wrong.append(f"the template that was baked is not found; {template.t1w} is")
+    if neighbourhood(np.corrcoef(np.random.default_rng(0).normal(size=(FEWEST, 4)))) is None:
+        wrong.append(f"no map of neighbours of {FEWEST} runs")
     if os.geteuid() == 0:
         wrong.append("run as root")
     if wrong:

@@ -42,7 +42,6 @@ packages)
     cuda) index=; set -- "$here/cuda.lock" ;;
     *) echo "install.sh: VARIANT is $VARIANT, expected cpu or cuda" >&2; exit 64 ;;
     esac
-    [ -z "${EXTRAS:-}" ] || set -- "$@" "$here/extras.lock"
     set -- "$source/requirements.lock" "$here/build.lock" "$@"
     index=${TORCH_INDEX:-$index}
     python3 -m venv "$prefix"
