@@ -30,12 +30,16 @@ __all__ = [
     "Output",
     "ParcelContract",
     "Source",
+    "TimePositions",
     "VolumeContract",
     "VoxelContract",
     "read_named",
 ]
 
 Row = tuple[float, float, float, float]
+TimePositions = Literal["centres", "ends"]
+"""Where volumes lie at another repetition time. ``centres``: volumes are intervals of time, and new
+ones share the same duration. ``ends``: they are points in time, the first and the last stay."""
 Inside = Annotated[str, Field(pattern=r"^[\w+][\w+.\-]*(/[\w+][\w+.\-]*)*$")]
 """A path in a repository: relative, and never out of it."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -118,6 +122,8 @@ class ParcelContract(_Strict):
     """None: whatever parcellation is given."""
     tr: Annotated[float, Field(gt=0)] | None = None
     """Repetition time in seconds; None keeps the run's own."""
+    time_positions: TimePositions = "centres"
+    """Where the volumes of another repetition time are taken."""
     window: Annotated[int, Field(gt=0)] | None = None
     """Volumes in a window; None takes the whole run."""
     stride: Annotated[int, Field(gt=0)] | None = None

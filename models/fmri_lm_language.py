@@ -10,7 +10,6 @@ fMRI-LM, arXiv 2511.21760, sections 3.3 and 3.4; yuxiangwei0808/fMRI-LM at 037dc
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,7 +46,7 @@ class Told:
     splice : Splice
         The layout.
     cache : object
-        Keys and values of all layers, of transformers.
+        Keys and values of all layers, of transformers; while an answer is scored, of it too.
     """
 
     splice: Splice
@@ -205,8 +204,9 @@ class ScanLanguage(nn.Module):
         ids, n_before = text.ids.to(device), told.splice.n_prefix
         seen = told.splice.mask(text.real.to(device))[:, n_before:]
         places = self._places(told.splice, ids.shape[1])[n_before:].to(device)
-        # A copy: what the model adds to it is of this answer alone.
-        held = self._run(self._embed(ids), seen, places, cache=copy.deepcopy(told.cache))
+        held = self._run(self._embed(ids), seen, places, cache=told.cache)
+        # What the model added is of this answer alone. A copy for each would be half a gigabyte.
+        told.cache.crop(-ids.shape[1])
         each = self.logits(held[0, len(asked) - 1 : -1]).log_softmax(dim=-1)
         wanted = torch.tensor(answer, device=device)
         return each.gather(1, wanted[:, None]).sum()

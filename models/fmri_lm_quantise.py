@@ -99,18 +99,20 @@ class EmaQuantiser(nn.Module):
         Returns
         -------
         Quantised
-            With the rows as they were before this step.
+            With the rows as they were before this step; in float32, whatever the precision around.
         """
-        units = fn.normalize(z, dim=-1)
-        flat = units.detach().reshape(-1, units.shape[-1])
-        if self.training:
-            self._fill(flat)
-        codes = (flat @ self.embedding.weight.T).argmax(dim=1)
-        rows = self.embedding.weight[codes].reshape(units.shape)
-        if self.training:
-            self._follow(flat, codes)
-        loss = fn.mse_loss(units, rows)
-        values = units + (rows - units).detach()
+        # Eight bits of bfloat16 cannot tell thousands of rows apart, nor hold a moving average.
+        with torch.autocast(z.device.type, enabled=False):
+            units = fn.normalize(z.float(), dim=-1)
+            flat = units.detach().reshape(-1, units.shape[-1])
+            if self.training:
+                self._fill(flat)
+            codes = (flat @ self.embedding.weight.T).argmax(dim=1)
+            rows = self.embedding.weight[codes].reshape(units.shape)
+            if self.training:
+                self._follow(flat, codes)
+            loss = fn.mse_loss(units, rows)
+            values = units + (rows - units).detach()
         return Quantised(values=values, codes=codes.reshape(units.shape[:-1]), loss=loss)
 
     @torch.no_grad()

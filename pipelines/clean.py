@@ -71,7 +71,7 @@ def read_confounds(
     NoInputError
         If the table is named but not there.
     DataError
-        If the table has not one row a volume, or a wanted column is not numbers.
+        If the table has not one row a volume, or a wanted column is not finite numbers.
     """
     if path is None or not columns:
         return None, list(columns), 0
@@ -90,6 +90,13 @@ def read_confounds(
         raise DataError(
             f"{path}: the confounds column {words[0]!r} holds something that is not a number",
             fix="write n/a where there is no value",
+        )
+    infinite = [name for name in wanted if np.isinf(wanted[name]).any()]
+    if infinite:
+        raise DataError(
+            f"{path}: the confounds column {infinite[0]!r} holds an infinite number, which no "
+            "regression can use",
+            fix="write n/a where there is no value, or take the table as its program wrote it",
         )
     filled = wanted.bfill(limit_area="outside").dropna(axis="columns")
     missing = [name for name in columns if name not in filled]

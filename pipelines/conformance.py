@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from neurostorm_app.models.card import TimePositions
     from neurostorm_app.pipelines.grid import Grid
     from neurostorm_app.pipelines.stage import StandardSeries
 
@@ -174,6 +175,7 @@ def place_volumes(
     findings: Findings,
     *,
     keep: tuple[float, float] | None = None,
+    how: TimePositions = "centres",
 ) -> NDArray[np.float64]:
     """Place the volumes of a contract's time axis on that of the series.
 
@@ -189,6 +191,8 @@ def place_volumes(
         Is told.
     keep : (float, float), optional
         Lowest and highest repetition time of a run that the contract keeps, in seconds.
+    how : {'centres', 'ends'}
+        Where the contract has volumes of another repetition time.
 
     Returns
     -------
@@ -212,5 +216,5 @@ def place_volumes(
         )
     if abs(ratio - 1) < SAME_TR:
         return np.arange(n_volumes, dtype=np.float64)
-    findings.facts["time_interpolation"] = "linear"
-    return time_positions(n_volumes, tr_in, tr)
+    findings.facts |= {"time_interpolation": "linear", "time_positions": how}
+    return time_positions(n_volumes, tr_in, tr, how=how)

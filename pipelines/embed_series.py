@@ -22,6 +22,7 @@ from neurostorm_app.pipelines.parcel_series import resample_parcels
 from neurostorm_app.pipelines.parcellate import read_labels
 from neurostorm_app.pipelines.prepare import Prepared, naming
 from neurostorm_app.pipelines.prepare_parcels import keep_salient, plan_windows
+from neurostorm_app.pipelines.regrid import time_step
 from neurostorm_app.pipelines.scale_parcels import scale_parcels
 from neurostorm_app.pipelines.series_table import read_series
 from neurostorm_app.pipelines.stage import StandardSeries
@@ -196,7 +197,8 @@ def prepare_table(
             f"the series has {n_in} volumes; the model takes {contract.min_volumes} at least",
             fix="leave the run out",
         )
-    n_volumes = len(place_volumes(n_in, run, contract.tr, findings))
+    how = contract.time_positions
+    n_volumes = len(place_volumes(n_in, run, contract.tr, findings, how=how))
     findings.facts |= {"n_volumes_in": n_in, "n_volumes_used": n_volumes}
     starts, window = plan_windows(n_volumes, contract, tr=contract.tr or run.tr, findings=findings)
     xyz = place_parcels(atlas, contract, findings) if atlas else None
@@ -210,7 +212,7 @@ def prepare_table(
         windows=(rows[:, start : start + window] for start in starts),
         starts=starts,
         window=window,
-        step=n_in * run.tr / n_volumes,
+        step=time_step(n_in, n_volumes, run.tr, how=how),
         findings=findings,
         parcels=parcels,
         xyz=xyz,

@@ -12,7 +12,14 @@ from neurostorm_app.pipelines.image import open_image
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SeriesHeader", "check_present", "check_tr", "read_series_header", "tell_value"]
+__all__ = [
+    "SeriesHeader",
+    "check_file",
+    "check_present",
+    "check_tr",
+    "read_series_header",
+    "tell_value",
+]
 
 SECONDS: Final = {8: 1.0, 16: 1e-3, 24: 1e-6}
 """Of the unit of time, by its NIfTI code; other codes say nothing."""
@@ -91,6 +98,19 @@ def check_present(path: Path) -> None:
             fix=f"bring it here, for example with: datalad get {path}",
         )
     raise NoInputError(f"{path} does not exist", fix="check the path; is it mounted?")
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is not there, and what never ends when it is read: a pipe, a device.
+
+    Raises
+    ------
+    NoInputError
+        If there is no such file, or it is something else than a file.
+    """
+    check_present(path)
+    if not path.is_file():
+        raise NoInputError(f"{path} is no ordinary file; expected an image", fix="take it away")
 
 
 def check_tr(tr: object, path: Path) -> float:

@@ -208,7 +208,12 @@ def _write_block(
         packing: dict[str, Any] = (
             {"compression": "gzip", "compression_opts": 4} if values.size > 12 else {}
         )
-        group.create_dataset("TransformParameters", data=values.astype(np.float32), **packing)
+        made = group.create_dataset(
+            "TransformParameters", data=values.astype(np.float32), **packing
+        )
+        # Else its place in the file depends on when the last reference to it goes; profilers of
+        # other threads, such as that of Dask, keep some.
+        made.flush()
 
 
 def _read_block(group: Any, path: Path) -> list[Affine | Field]:

@@ -136,7 +136,7 @@ def score_networks(
     names, counts = np.unique(networks[part], return_counts=True)
     if len(names) < 2 or counts.min() < n_folds:
         raise DataError(
-            f"there are {len(names)} networks, the smallest of {counts.min(initial=0)} parcels; "
+            f"there are {len(names)} networks, the smallest of {min(counts, default=0)} parcels; "
             f"expected two at least, each with {n_folds} parcels or more",
             fix="leave out small networks by a label below 0, or make fewer folds",
         )

@@ -61,7 +61,8 @@ def open_run(
         If the repetition time makes no sense.
     """
     series = open_series(run.bold, min_volumes=contract.min_volumes)
-    n_volumes = len(place_volumes(series.n_volumes, run, contract.tr, findings))
+    how = contract.time_positions
+    n_volumes = len(place_volumes(series.n_volumes, run, contract.tr, findings, how=how))
     findings.facts |= {"n_volumes_in": series.n_volumes, "n_volumes_used": n_volumes}
     return series, n_volumes
 
@@ -178,5 +179,6 @@ def resample_parcels(
     """
     if contract.tr is None or findings.facts["time_interpolation"] == "none":
         return parcels
-    series = resample_time(parcels.series, run.tr, contract.tr).astype(np.float64)
+    how = contract.time_positions
+    series = resample_time(parcels.series, run.tr, contract.tr, how=how).astype(np.float64)
     return replace(parcels, series=series - series.mean(axis=1, keepdims=True))

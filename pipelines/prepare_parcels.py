@@ -12,6 +12,7 @@ from neurostorm_app.pipelines.conformance import Findings
 from neurostorm_app.pipelines.parcel_places import place_parcels
 from neurostorm_app.pipelines.parcel_series import open_run, read_parcels
 from neurostorm_app.pipelines.prepare import Prepared, naming
+from neurostorm_app.pipelines.regrid import time_step
 from neurostorm_app.pipelines.salience import rank_windows
 from neurostorm_app.pipelines.scale_parcels import scale_parcels
 from neurostorm_app.pipelines.statistics_file import read_statistics
@@ -82,7 +83,7 @@ def prepare_parcels(
         windows=(rows[:, start : start + window] for start in starts),
         starts=starts,
         window=window,
-        step=series.n_volumes * run.tr / n_volumes,
+        step=time_step(series.n_volumes, n_volumes, run.tr, how=contract.time_positions),
         findings=findings,
         parcels=parcels,
         xyz=xyz,

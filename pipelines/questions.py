@@ -19,16 +19,13 @@ import numpy as np
 
 from neurostorm_app.errors import DataError, UsageError
 from neurostorm_app.models.fmri_lm_text import Question
-from neurostorm_app.pipelines.describe import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from neurostorm_app.pipelines.train.cache_file import CachedRun
-
-__all__ = ["Lesson", "Subject", "Wording", "describe_runs", "make_lesson", "name_descriptors"]
+__all__ = ["Lesson", "Subject", "Wording", "ask_numbers", "make_lesson", "name_descriptors"]
 
 THIRDS: Final = ("lower", "average", "higher")
 UNKNOWN: Final = -1
@@ -171,37 +168,28 @@ def _as_thirds(subject: Subject, train: Sequence[int]) -> tuple[list[str], Truth
     return list(THIRDS) if low < high else [], truth
 
 
-def describe_runs(
-    people: Sequence[Sequence[CachedRun]],
-    networks: Sequence[str | None],
-    names: Iterable[str],
-    *,
-    tr: float,
+def ask_numbers(
+    found: Sequence[Sequence[Mapping[str, float]]], names: Iterable[str]
 ) -> list[Subject]:
-    """Measure runs for questions about their connectivity, see `describe`.
+    """Make numbers of descriptions what may be asked for.
 
     Parameters
     ----------
-    people : sequence of sequence of CachedRun
-        Series of parcels.
-    networks : sequence of str or None
-        Of each parcel.
+    found : sequence of sequence of mapping of str to float
+        Of each person, of each run: the numbers of its description; none where there is none.
     names : iterable of str
-        Numbers of a description, such as ``fc_Default-Vis``.
-    tr : float
-        Of the series, s.
+        Which are asked for, such as ``fc_Default-Vis``.
 
     Returns
     -------
     list of Subject
-        One a name; of a run that cannot be described nothing is known.
+        One a name; of a run without a description nothing is known.
 
     Raises
     ------
     UsageError
         If no description has such a number.
     """
-    found = [[_describe(run, networks, tr) for run in runs] for runs in people]
     known = {name for runs in found for one in runs for name in one}
     wanted = list(names)
     if missing := [name for name in wanted if name not in known]:
@@ -224,14 +212,6 @@ def name_descriptors(known: Iterable[str], n: int = 12) -> list[str]:
     """List some of the numbers of a description, for messages."""
     names = sorted(known)
     return [*names[:n], f"{len(names) - n} more"] if len(names) > n else names
-
-
-def _describe(run: CachedRun, networks: Sequence[str | None], tr: float) -> Mapping[str, float]:
-    series = run.window(0, run.n_volumes).astype(np.float64)
-    try:
-        return describe(series, networks, tr=tr).comparable
-    except DataError:
-        return {}  # nothing is known of it, and it is not asked about
 
 
 def _phrase(name: str) -> str:

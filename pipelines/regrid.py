@@ -18,9 +18,17 @@ from neurostorm_app.pipelines.grid import vox2vox
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from neurostorm_app.models.card import TimePositions
     from neurostorm_app.pipelines.grid import Grid
 
-__all__ = ["find_method", "onto_grid", "resample_time", "sampling_matrix", "time_positions"]
+__all__ = [
+    "find_method",
+    "onto_grid",
+    "resample_time",
+    "sampling_matrix",
+    "time_positions",
+    "time_step",
+]
 
 
 def find_method(source: Grid, target: Grid) -> Literal["exact", "linear", "block-mean"]:
@@ -182,11 +190,15 @@ def sampling_matrix(voxels: NDArray[np.float64], shape: tuple[int, int, int]) ->
     return sparse.csr_array(entries, shape=(len(voxels), math.prod(shape)))
 
 
-def time_positions(n_volumes: int, tr_in: float, tr_out: float) -> NDArray[np.float64]:
+def time_positions(
+    n_volumes: int, tr_in: float, tr_out: float, *, how: TimePositions = "centres"
+) -> NDArray[np.float64]:
     """Find where on the old time axis the new volumes lie.
 
-    The new series has round(T tr_in / tr_out) volumes, at least one, spread over the same
-    duration; volumes are intervals of time, so new volume i lies at (i + 1/2) T / T' - 1/2.
+    By ``centres`` the new series has round(T tr_in / tr_out) volumes, at least one, spread over
+    the same duration; volumes are intervals of time, so new volume i lies at
+    (i + 1/2) T / T' - 1/2. By ``ends`` it has round((T - 1) tr_in / tr_out) + 1 volumes, from the
+    first to the last at even distances: volumes are points in time.
 
     Parameters
     ----------
@@ -194,6 +206,8 @@ def time_positions(n_volumes: int, tr_in: float, tr_out: float) -> NDArray[np.fl
         Volumes of the old series.
     tr_in, tr_out : float
         Repetition times in seconds.
+    how : {'centres', 'ends'}
+        What the network was trained on.
 
     Returns
     -------
@@ -202,14 +216,46 @@ def time_positions(n_volumes: int, tr_in: float, tr_out: float) -> NDArray[np.fl
 
     References
     ----------
-    ``torch.nn.functional.interpolate(mode="linear", align_corners=False)``.
+    ``torch.nn.functional.interpolate(mode="linear", align_corners=False)``; for ``ends``,
+    yuxiangwei0808/fMRI-LM at 037dcf9.
     """
+    if how == "ends":
+        return np.linspace(0.0, n_volumes - 1.0, round((n_volumes - 1) * tr_in / tr_out) + 1)
     n_new = max(round(n_volumes * tr_in / tr_out), 1)
     where = (np.arange(n_new) + 0.5) * (n_volumes / n_new) - 0.5
     return np.asarray(np.clip(where, 0.0, n_volumes - 1.0), dtype=np.float64)
 
 
-def resample_time(series: NDArray[np.floating], tr_in: float, tr_out: float) -> NDArray[np.float32]:
+def time_step(n_volumes: int, n_new: int, tr_in: float, *, how: TimePositions = "centres") -> float:
+    """Say how far apart the new volumes lie, which is not the repetition time to the last digit.
+
+    Parameters
+    ----------
+    n_volumes, n_new : int
+        Volumes of the old series, and of the new one.
+    tr_in : float
+        Repetition time of the old one in seconds.
+    how : {'centres', 'ends'}
+        Of :func:`time_positions`.
+
+    Returns
+    -------
+    float
+        Seconds.
+
+    Examples
+    --------
+    >>> time_step(50, 20, 0.8), round(time_step(50, 21, 0.8, how="ends"), 6)
+    (2.0, 1.96)
+    """
+    if how == "ends" and n_new > 1:
+        return (n_volumes - 1) * tr_in / (n_new - 1)
+    return n_volumes * tr_in / n_new
+
+
+def resample_time(
+    series: NDArray[np.floating], tr_in: float, tr_out: float, *, how: TimePositions = "centres"
+) -> NDArray[np.float32]:
     """Interpolate a series linearly at another repetition time.
 
     Parameters
@@ -218,6 +264,8 @@ def resample_time(series: NDArray[np.floating], tr_in: float, tr_out: float) -> 
         Volumes or parcels.
     tr_in, tr_out : float
         Repetition times in seconds.
+    how : {'centres', 'ends'}
+        Of :func:`time_positions`.
 
     Returns
     -------
@@ -225,7 +273,7 @@ def resample_time(series: NDArray[np.floating], tr_in: float, tr_out: float) -> 
         See :func:`time_positions`.
     """
     data = np.asarray(series, dtype=np.float32)
-    where = time_positions(data.shape[-1], tr_in, tr_out)
+    where = time_positions(data.shape[-1], tr_in, tr_out, how=how)
     lower = np.floor(where).astype(int)
     upper = np.minimum(lower + 1, data.shape[-1] - 1)
     part = (where - lower).astype(np.float32)

@@ -271,7 +271,7 @@ def _check(vectors: NDArray[np.floating], labels: Sequence[Sequence[str]]) -> No
             f"runs and {counts[2]} sessions",
             fix="give one label of each for every row of the vectors",
         )
-    lengths = np.linalg.norm(vectors, axis=1)
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))  # holds no second table
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if bad.size:
         raise DataError(

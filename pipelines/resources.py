@@ -121,8 +121,12 @@ def detect(
             cores["cgroup"] = min(quota, cores.get("cgroup", quota))
         if (limit := read_memory_limit(folder)) is not None:
             memory["cgroup"] = min(limit, memory.get("cgroup", limit))
-    if (n := read_number(environment.get("SLURM_CPUS_PER_TASK"))) is not None:
-        cores["SLURM"] = n
+    # Without -c there is no number for a task, but always one for the job on this node; where no
+    # plugin binds tasks to cores, affinity shows the whole node.
+    for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
+        if (n := read_number(environment.get(name))) is not None:
+            cores["SLURM"] = n
+            break
     if (mb := read_number(environment.get("SLURM_MEM_PER_NODE"))) is not None:
         memory["SLURM"] = mb * 2**20
     elif (mb := read_number(environment.get("SLURM_MEM_PER_CPU"))) is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -28,7 +28,7 @@ from neurostorm_app.pipelines.retrieve_index import (
     load_index,
     save_index,
 )
-from neurostorm_app.pipelines.retrieve_kinds import Kind, choose_kind, new_handle, train
+from neurostorm_app.pipelines.retrieve_kinds import Asked, choose_kind, new_handle, train
 from neurostorm_app.pipelines.retrieve_recall import Recall, tune
 from neurostorm_app.pipelines.retrieve_rows import block_rows, check_vectors, iterate, survey
 
@@ -60,7 +60,7 @@ def build_index(
     embeddings: Blocks,
     *,
     centre: bool = False,
-    kind: Kind | Literal["auto"] = "auto",
+    kind: Asked = "auto",
     target: float = 0.95,
     memory: int | None = None,
     seed: int = 0,
@@ -187,7 +187,7 @@ def search_many(
     return _search(index, vectors, k, [()] * len(vectors) if exclude is None else exclude)
 
 
-def merge_indices(indices: Sequence[Index], *, kind: Kind | Literal["auto"] = "auto") -> Index:
+def merge_indices(indices: Sequence[Index], *, kind: Asked = "auto") -> Index:
     """Join indices of one model, as of several sites; rows follow each other in their order.
 
     Parameters

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 
     from neurostorm_app.pipelines.retrieve_rows import Blocks, Survey
 
-__all__ = ["Kind", "choose_kind", "kind_of", "new_handle", "parameters_of", "train"]
+__all__ = ["Asked", "Kind", "choose_kind", "kind_of", "new_handle", "parameters_of", "train"]
 
 Kind: TypeAlias = Literal["exact", "ivf", "hnsw", "pq"]
+Asked: TypeAlias = Literal["auto", "exact", "ivf", "hnsw", "pq"]
+"""What may be asked for: a kind, or the one that fits."""
 
 MOST_EXACT: Final = 200_000
 """Rows up to which every row is compared. One query of 288 numbers then takes less than 0.1 s of
@@ -67,7 +69,7 @@ def choose_kind(n_rows: int, dimension: int, *, memory: int | None = None) -> Ki
     -------
     {'exact', 'ivf', 'pq'}
         ``pq`` only where whole vectors do not fit in memory; ``hnsw`` never, as it takes longest
-        to build: it must be asked for.
+        to build: it must be asked for (``--index-kind``).
 
     Examples
     --------

@@ -5,6 +5,10 @@ This is not that network, and agrees with it in nothing but its purpose. A windo
 what is learnt from it alone holds in the others: either how each region follows from all other
 regions (``ridge``), or which regions go together (``connectivity``). Encoding the best k windows
 instead of all saves the rest of the encoder's work.
+
+The last window of a run shares volumes with the one before it wherever the run is no whole number
+of windows. Others are those that share no volume with a window: on its own volumes, anything it
+learnt from noise would hold.
 """
 
 from __future__ import annotations
@@ -44,6 +48,7 @@ class Salience:
     scores : ndarray, shape (N,), float64
         ``ridge``: share of the others' variance that is reconstructed, at most 1 and below 0
         where it is worse than the mean. ``connectivity``: correlation with the others' mean matrix.
+        NaN where every other window shares volumes with it: there is nothing to judge it by.
     starts : tuple of int
         First volume of each window.
     chosen : tuple of int
@@ -64,7 +69,7 @@ class Salience:
 
     @property
     def ranking(self) -> tuple[int, ...]:
-        """Numbers of all windows, best first; the earlier of two that are equal."""
+        """Numbers of all windows, best first; the earlier of two that are equal, NaN last."""
         return tuple(int(i) for i in np.argsort(-self.scores, kind="stable"))
 
     def as_facts(self) -> dict[str, Any]:
@@ -72,7 +77,7 @@ class Salience:
         return {
             "selector": "ours, no training; not the extractor of SLIM-Brain",
             "method": self.method,
-            "scores": [round(float(score), 6) for score in self.scores],
+            "scores": [None if np.isnan(s) else round(float(s), 6) for s in self.scores],
             "starts_of_all": list(self.starts),
             "chosen": list(self.chosen),
             "saved": round(self.saved, 4),
@@ -87,7 +92,10 @@ def rank_windows(
     most: int,
     method: Method = "ridge",
 ) -> Salience:
-    """Rank the windows of a run, and choose the best.
+    """Rank the windows of a run, and choose the best that share no volumes.
+
+    The best is chosen first, then the best of those that share no volume with what was chosen.
+    Where none of these is left and more are wanted, those that do are chosen, best first.
 
     Parameters
     ----------
@@ -105,7 +113,7 @@ def rank_windows(
     Returns
     -------
     Salience
-        With one score a window. A run of one window has the score 0: there is nothing to tell of.
+        With one score a window.
 
     Raises
     ------
@@ -128,14 +136,12 @@ def rank_windows(
             f"{most} windows of a run cannot be embedded", fix="choose 1 window or more"
         )
     covariances = _covariances(series, starts, window)
-    n = len(starts)
     score = _score_ridge if method == "ridge" else _score_connectivity
-    scores = np.zeros(1) if n == 1 else score(covariances)
-    best = np.argsort(-scores, kind="stable")[:most]
+    scores = score(covariances, _find_overlaps(starts, window))
     return Salience(
         scores=scores,
         starts=tuple(int(start) for start in starts),
-        chosen=tuple(sorted(int(i) for i in best)),
+        chosen=_choose(scores, starts, window=window, most=most),
         method=method,
     )
 
@@ -202,33 +208,63 @@ def _covariances(
     return np.asarray(parts @ parts.transpose(0, 2, 1) / window)
 
 
-def _score_ridge(covariances: NDArray[np.float64]) -> NDArray[np.float64]:
+def _find_overlaps(starts: Sequence[int], window: int) -> list[slice]:
+    """Find the windows that share volumes with each, itself among them: neighbours in time."""
+    first = np.asarray(starts)
+    lows = np.searchsorted(first, first - window, side="right")
+    highs = np.searchsorted(first, first + window, side="left")
+    return [slice(int(low), int(high)) for low, high in zip(lows, highs, strict=True)]
+
+
+def _choose(
+    scores: NDArray[np.float64], starts: Sequence[int], *, window: int, most: int
+) -> tuple[int, ...]:
+    """Choose the best windows, and such as share volumes only where no others are left."""
+    ranking = [int(i) for i in np.argsort(-scores, kind="stable")]
+    apart: list[int] = []
+    for i in ranking:
+        if all(abs(starts[i] - starts[j]) >= window for j in apart):
+            apart.append(i)
+    rest = [i for i in ranking if i not in apart]
+    return tuple(sorted([*apart, *rest][:most]))
+
+
+def _score_ridge(
+    covariances: NDArray[np.float64], overlaps: Sequence[slice]
+) -> NDArray[np.float64]:
     """Learn each region from all others in a window; measure it in the other windows.
 
     With the inverse P of a window's covariance, what region i lacks when it is told from all
     others is P x / P[i, i]: one inverse a window, and no loop over regions.
     """
-    total = covariances.sum(axis=0)
-    scores = np.empty(len(covariances))
-    for number, covariance in enumerate(covariances):
+    total, n = covariances.sum(axis=0), len(covariances)
+    scores = np.full(n, np.nan)
+    for number, (covariance, near) in enumerate(zip(covariances, overlaps, strict=True)):
+        if near.stop - near.start == n:
+            continue
         ridge = RIDGE * max(float(np.diag(covariance).mean()), 1e-12)
         inverse = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
         lacking = inverse / np.diag(inverse)[:, None]
-        others = total - covariance
+        others = total - covariances[near].sum(axis=0)
         error = np.einsum("ij,jk,ik->", lacking, others, lacking, optimize=True)
         scores[number] = 1 - error / max(float(np.trace(others)), 1e-12)
     return scores
 
 
-def _score_connectivity(covariances: NDArray[np.float64]) -> NDArray[np.float64]:
+def _score_connectivity(
+    covariances: NDArray[np.float64], overlaps: Sequence[slice]
+) -> NDArray[np.float64]:
     """Correlate a window's correlation matrix with the mean of the others'."""
     spread = np.sqrt(np.maximum(np.einsum("nii->ni", covariances), 1e-12))
     matrices = covariances / (spread[:, :, None] * spread[:, None, :])
     rows, columns = np.triu_indices(matrices.shape[1], k=1)
     edges = matrices[:, rows, columns]
     total, n = edges.sum(axis=0), len(edges)
-    pairs = ((row, (total - row) / (n - 1)) for row in edges)
-    return np.array([_correlate(row, others) for row, others in pairs])
+    scores = np.full(n, np.nan)
+    for number, (row, near) in enumerate(zip(edges, overlaps, strict=True)):
+        if near.stop - near.start < n:
+            scores[number] = _correlate(row, total - edges[near].sum(axis=0))
+    return scores
 
 
 def _correlate(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

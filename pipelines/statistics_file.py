@@ -7,7 +7,7 @@ they hold for: which label image, repetition time, cleaning and unit. Nobody is 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
@@ -48,6 +48,7 @@ class About(BaseModel):
 
     AtlasSHA256: str
     RepetitionTime: float | None
+    TimePositions: Literal["centres", "ends"] = "centres"
     Cleaning: Cleaning
     GrandMean: float
     NumberOfRuns: Annotated[int, Field(gt=0)]
@@ -87,6 +88,7 @@ def describe_cohort(
         "AtlasSHA256": atlas_sha256,
         "Space": contract.space,
         "RepetitionTime": contract.tr,
+        "TimePositions": contract.time_positions,
         "Cleaning": contract.cleaning.model_dump(mode="json"),
         "GrandMean": GRAND_MEAN,
         "NumberOfRuns": cohort.statistics.n_runs,
@@ -171,6 +173,7 @@ def _check_same(path: Path, about: About, contract: ParcelContract, atlas: Path)
     compared: dict[str, tuple[object, object]] = {
         "the SHA-256 of the label image": (about.AtlasSHA256, hash_file(atlas)),
         "the repetition time": (about.RepetitionTime, contract.tr),
+        "where volumes of it lie": (about.TimePositions, contract.time_positions),
         "the cleaning": (about.Cleaning, contract.cleaning),
         "the grand mean": (about.GrandMean, GRAND_MEAN),
     }

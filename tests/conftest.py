@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
+    from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 20250611
@@ -35,6 +36,31 @@ settings.register_profile(
     "steady", parent=settings.get_profile("search"), derandomize=True, database=None
 )
 settings.load_profile("steady")
+
+
+def _load_browser() -> ModuleType:
+    """Load the fixtures that drive a browser: one for all tests, as two cannot run at once."""
+    spec = importlib.util.spec_from_file_location("browser", ROOT / "tests/browser.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["browser"] = module  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+browser = _load_browser()
+chromium, visit, time_opening = browser.chromium, browser.visit, browser.time_opening
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let names of files that are not UTF-8, where a test logs them, pass between processes."""
+    report = yield
+    report.sections = [
+        (title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report
 
 
 def settle_chance() -> None:

@@ -1,8 +1,8 @@
 """What an evaluation is about: rows of a cohort, what is predicted of them, and what came out.
 
-A *row* is one participant, or one session of one participant. Rows that may not be torn apart
-(those of one participant, of one family, of one site) share a *group*, which is never on both
-sides of a split. A cohort that breaks this cannot be made.
+A *row* is one participant, or one session or run of one participant. Rows that may not be torn
+apart (those of one participant, of one family, of one site) share a *group*, which is never on
+both sides of a split. A cohort that breaks this cannot be made.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class Target:
         Names by index; empty for a value.
     unit : str or None
         Unit of a value, if it is known.
+    level : {"between", "within"} or None
+        Whether it is about people or about rows of each, where that follows from what it is; None
+        where its values tell.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Target:
     values: NDArray[np.float64] | NDArray[np.int64]
     classes: tuple[str, ...] = ()
     unit: str | None = None
+    level: Literal["between", "within"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from neurostorm_app.errors import ContractError, DataError
 from neurostorm_app.pipelines.evaluate.calibrate import decide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import NDArray
 
@@ -43,7 +43,7 @@ class Head:
         BIDS label of the model whose embeddings it takes.
     fingerprint : mapping
         What made the embeddings: weights, contract, space, dimension; must be equal where the
-        head is applied.
+        head is applied, see `check_fingerprint`.
     target : Target
         Name, kind, classes and unit; without values.
     weights : ndarray, shape (D, K), float64
@@ -137,7 +137,9 @@ def apply_head(head: Head, features: NDArray[np.floating]) -> Applied:
     return Applied(predicted=values, lower=values - head.half_width, upper=values + head.half_width)
 
 
-def check_fingerprint(head: Head, source: str, fingerprint: Mapping[str, Any]) -> None:
+def check_fingerprint(
+    head: Head, source: str, fingerprint: Mapping[str, Any], *, beside: Collection[str] = ()
+) -> None:
     """Refuse embeddings that were made otherwise than those the head was fitted on.
 
     Parameters
@@ -148,6 +150,8 @@ def check_fingerprint(head: Head, source: str, fingerprint: Mapping[str, Any]) -
         Label of the model of the embeddings.
     fingerprint : mapping
         What made them.
+    beside : collection of str
+        What either may say and may differ in, for it does not change vectors.
 
     Raises
     ------
@@ -159,7 +163,7 @@ def check_fingerprint(head: Head, source: str, fingerprint: Mapping[str, Any]) -
             f"the head takes embeddings of {head.source}, and these are of {source}",
             fix=f"embed with {head.source}",
         )
-    keys = sorted({*head.fingerprint, *fingerprint})
+    keys = sorted({*head.fingerprint, *fingerprint} - set(beside))
     wrong = [key for key in keys if head.fingerprint.get(key) != fingerprint.get(key)]
     if wrong:
         raise ContractError(

@@ -6,9 +6,9 @@ What may be exchanged depends on where the target differs:
   person with as many rows. A person with two sessions never gets the target of one with one.
   Where groups hold several people (families), whole groups change places with groups of the same
   make-up, and people of a group, with as many rows, change places within it.
-- *Within people* (drug or placebo): the rows of each person change places with each other. This
-  is chosen where more than half of the target's variance lies within people; shuffling whole
-  people would then move next to nothing.
+- *Within people* (drug or placebo, the task of a run): the rows of each person change places with
+  each other. This is chosen where the target says so, or more than half of its variance lies
+  within people; shuffling whole people would then move next to nothing.
 
 Within strata, such as sites, nothing leaves its stratum.
 
@@ -50,8 +50,11 @@ def level_of(cohort: Cohort) -> Level:
     Returns
     -------
     {"between", "within"}
-        ``within`` if more than half of the variance lies within participants.
+        What the target says; else ``within`` if more than half of the variance lies within
+        participants.
     """
+    if cohort.target.level is not None:
+        return cohort.target.level
     columns = _columns(cohort.target)
     people = group_numbers(cohort.participants)
     n_rows = np.bincount(people)[:, None]

@@ -1,7 +1,7 @@
 """What the numbers say in a sentence, by rules that stand in a table, and not a word more.
 
-``predicts`` means: p at most 0.05 (where there was a permutation test), and the whole interval of
-the metric above what guessing reaches (0 for r2, 0.5 for auroc).
+``predicts`` means: p at most 0.05 (without a permutation test, which is then said, the weaker rest
+alone), and the whole interval of the metric above what guessing reaches (0 for r2, 0.5 for auroc).
 
 =====================================================================  ===========
 the source ...                                                         effect
@@ -14,9 +14,8 @@ predicts, and neither of these                                         found
 =====================================================================  ===========
 
 The source beats another (plain functional connectivity, or the same network untrained) if it
-predicts and the whole interval of their difference lies above 0; it is worse if that lies below
-0, and otherwise not better. A source that does not predict beats nothing; of it the metric that
-cannot be told from chance is said, if it is known.
+predicts and the whole interval of their difference lies above 0; below 0 it is worse, else not
+better. One that does not predict beats nothing; what cannot be told from chance is said, if known.
 """
 
 from __future__ import annotations
@@ -193,7 +192,9 @@ def judge_target(
     }
     people = f"{n_participants} participants"
     if not of["found"] and not of["confounded"]:
-        return f"{target}: none of {_list(of['none'])} predicts it in {people}."
+        none = _list(of["none"])
+        words = _verb(of["none"], f"{none} does not predict", f"none of {none} predicts")
+        return f"{target}: {words} it in {people}."
     parts = []
     if of["found"]:
         parts.append(f"predicted by {_list(of['found'])} in {people}")
@@ -233,9 +234,8 @@ def _effect(numbers: Numbers) -> Effect:
 
 def _something_left(adjusted: Finding, metric: str) -> bool:
     """Say whether features without covariates tell anything: a small p is enough for that."""
-    if adjusted.p_value is None:
-        return predicts(adjusted, metric)
-    return adjusted.p_value <= ALPHA
+    p = adjusted.p_value
+    return predicts(adjusted, metric) if p is None else p <= ALPHA
 
 
 def _beside_confounds(numbers: Numbers) -> str:
@@ -279,11 +279,11 @@ def _tell(finding: Finding, numbers: Numbers) -> str:
     """Write a finding: r2 0.21, 90 % interval 0.08 to 0.33, p 0.001."""
     measured = finding.measured
     words = f"{numbers.metric} {_number(measured.value)}, {100 * numbers.confidence:g} % interval "
-    words += f"{_number(measured.low)} to {_number(measured.high)}"
+    words += f"{_number(measured.low)} to {_number(measured.high)}, "
     if finding.p_value is None:
-        return words
-    p = f"p {finding.p_value:.3f}" if finding.p_value >= 0.0005 else "p below 0.001"
-    return f"{words}, {p}"
+        return words + "no permutation test"
+    p = finding.p_value
+    return words + (f"p {p:.3f}" if p >= 0.0005 else "p below 0.001")
 
 
 def _number(value: float) -> str:

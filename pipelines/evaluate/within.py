@@ -1,8 +1,8 @@
-"""The step for targets that differ within people, such as drug and placebo: sessions are compared.
+"""The step for targets that differ within people, such as drug and placebo: rows are compared.
 
-People differ by more than sessions of one do. Where a target is not about people, what a person
-always has is noise: the mean over a person's rows is taken off each of them. That looks at no
-label, and at no other person, so there is nothing to learn from training rows; but a new row can
+People differ by more than sessions or runs of one do. Where a target is not about people, what a
+person always has is noise: the mean over a person's rows is taken off each of them. That looks at
+no label, and at no other person, so there is nothing to learn from training rows; but a new row can
 be told only beside the other rows of its person.
 """
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["NOTE", "WithinPeople"]
 
 NOTE = (
-    "the target differs within participants: the mean over a participant's sessions is taken off "
-    "the embeddings, so that sessions are compared with each other"
+    "the target differs within participants: the mean over a participant's rows (sessions or runs) "
+    "is taken off the embeddings, so that they are compared with each other"
 )
 
 _ROUNDING = 1e-12

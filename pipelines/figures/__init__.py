@@ -9,7 +9,7 @@ from neurostorm_app.pipelines.figures.correlations import confound_figure, corre
 from neurostorm_app.pipelines.figures.mosaic import Contour, Mosaic, Picture, draw_mosaic
 from neurostorm_app.pipelines.figures.neighbourhood import neighbourhood
 from neurostorm_app.pipelines.figures.position import position_figure
-from neurostorm_app.pipelines.figures.slices import Volume, mask_overlap, read_volume
+from neurostorm_app.pipelines.figures.slices import Volume, mask_overlap, near, read_volume
 from neurostorm_app.pipelines.figures.summary import SeriesSummary, summarise_series
 from neurostorm_app.pipelines.figures.vectors import (
     cohort_figure,
@@ -35,6 +35,7 @@ __all__ = [
     "draw_mosaic",
     "mask_overlap",
     "motion_figure",
+    "near",
     "neighbourhood",
     "position_figure",
     "project",

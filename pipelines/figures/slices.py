@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     Box = NDArray[np.float64]
 
-__all__ = ["Plane", "Volume", "brain_box", "cut", "mask_overlap", "onto", "read_volume"]
+__all__ = ["Plane", "Volume", "brain_box", "cut", "mask_overlap", "near", "onto", "read_volume"]
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -82,6 +82,30 @@ def onto(volume: Volume, grid: Grid) -> NDArray[np.float32]:
         volume.data, vox2vox(volume.grid.affine, grid.affine), output_shape=grid.shape, order=0
     )
     return np.asarray(carried, dtype=np.float32)
+
+
+def near(volume: Volume, mask: Volume, margin: float) -> Volume:
+    """Take away what is farther from a mask than a margin.
+
+    Parameters
+    ----------
+    volume : Volume
+        What is kept in part.
+    mask : Volume
+        1 inside, 0 outside, on any grid.
+    margin : float
+        Millimetres.
+
+    Returns
+    -------
+    Volume
+        On the grid of `volume`, zero where nothing is kept; nothing is near an empty mask.
+    """
+    inside = onto(mask, volume.grid) > 0.5
+    if not inside.any():  # distances to nothing are no distances
+        return Volume(np.zeros_like(volume.data), volume.grid)
+    away = ndimage.distance_transform_edt(~inside, sampling=volume.grid.zooms)
+    return Volume(np.where(away <= margin, volume.data, 0), volume.grid)
 
 
 def mask_overlap(mask: Volume, reference: Volume) -> tuple[float, float]:

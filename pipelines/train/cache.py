@@ -24,7 +24,7 @@ from neurostorm_app.errors import (
     NoInputError,
     SeriesTooShortError,
 )
-from neurostorm_app.models.card import VolumeContract, VoxelContract
+from neurostorm_app.models.card import ParcelContract, VolumeContract, VoxelContract
 from neurostorm_app.models.lockfile import hash_file
 from neurostorm_app.pipelines.conform import conform_series
 from neurostorm_app.pipelines.conformance import Findings, place_volumes
@@ -188,8 +188,9 @@ def estimate_bytes(runs: Iterable[StandardSeries], recipe: CacheRecipe) -> int:
         try:
             series = open_series(run.bold)
             keep = contract.tr_range if isinstance(contract, VolumeContract) else None
+            how = contract.time_positions if isinstance(contract, ParcelContract) else "centres"
             n_volumes = len(
-                place_volumes(series.n_volumes, run, contract.tr, Findings(), keep=keep)
+                place_volumes(series.n_volumes, run, contract.tr, Findings(), keep=keep, how=how)
             )
             total += n_volumes * item * _count_values(run, contract)
         except AppError as error:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from neurostorm_app.pipelines.stage import StandardSeries
+
 __all__ = ["CachedRun", "open_cached", "write_cached"]
 
 MAGIC: Final = b"NSWINDOW"
@@ -54,6 +56,8 @@ class CachedRun:
         Bytes before the arrays.
     xyz : ndarray, shape (V, 3), float32, or None
         Where parcels are, MNI mm, where the network is told.
+    source : StandardSeries, optional
+        The run it was made of, where the caller knows; it is not in the file.
     """
 
     path: Path
@@ -66,6 +70,7 @@ class CachedRun:
     places_at: int
     values_at: int
     xyz: NDArray[np.float32] | None = None
+    source: StandardSeries | None = None
 
     def window(self, start: int, length: int) -> NDArray[np.float32]:
         """Cut a window.

@@ -50,6 +50,12 @@ NO_TIME: Final = (
 )
 
 
+COLLAPSED: Final = (
+    "The training went on until its encoder had collapsed: it told hardly anything apart by then. "
+    "The weights are those of an earlier step, by a measure that sees only the worst of it."
+)
+
+
 def name_model(name: str) -> str:
     """Make the BIDS label of a model's name, or say why no model can have that name.
 
@@ -137,6 +143,8 @@ def describe_model(
             f"The head is in {HEAD}: weights of BrainLM have no place for it, and the app does not "
             "apply it."
         )
+    if any(row.get("collapsed") for row in outcome.validations):
+        limits.append(COLLAPSED)
     limits += _limits_of(network)
     if not start.scratch:
         limits += [f"Of {base.name}, from which it started: {limit}" for limit in base.limits]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.train.material import Material, Start
     from neurostorm_app.pipelines.train.settings import Plan
 
-__all__ = ["LatentGuess"]
+__all__ = ["LEAST_SPREAD", "LatentGuess"]
+
+LEAST_SPREAD: Final = 0.25
+"""Share of the spread at the start below which an encoder has collapsed: a sixteenth of the
+variance. A convention: on windows of noise a third to a half of the spread stayed at usual learning
+rates, and a seventh at one far too high."""
 
 
 class LatentGuess(MaskedGuess):
@@ -64,6 +69,8 @@ class LatentGuess(MaskedGuess):
         network = SlimBrainJepa(encoder, seed=plan.seed)
         super().__init__(network, material, settings, seed=plan.seed)
         self.network = network
+        self.at_start: Tensor
+        self.register_buffer("at_start", torch.tensor(-1.0))  # kept in checkpoints
 
     @property
     def learnt(self) -> nn.Module:
@@ -72,8 +79,11 @@ class LatentGuess(MaskedGuess):
 
     def forward(self, draw: Draw, loaded: list[Tensor]) -> Tensor:
         """Predict, after the second encoder has followed the last step."""
-        self.network.follow(draw.step, self.steps)
         (x,) = (part.to(next(self.parameters()).device) for part in loaded)
+        if float(self.at_start) < 0:
+            spreads = [float(self.network.spread(one[None])) for one in x]
+            self.at_start.fill_(sum(spreads) / len(spreads))
+        self.network.follow(draw.step, self.steps)
         return self.network.error(x, generator=draw.generator("units")).mean()
 
     @torch.no_grad()
@@ -81,7 +91,7 @@ class LatentGuess(MaskedGuess):
         """Predict the same parts of the same windows of those who are held out, each time.
 
         ``spread`` tells whether the second encoder has collapsed, in which case a small loss says
-        nothing.
+        nothing: ``collapsed`` is 1 where it is below `LEAST_SPREAD` of that at the start.
         """
         generator = torch.Generator().manual_seed(self.seed)
         device = next(self.parameters()).device
@@ -95,4 +105,10 @@ class LatentGuess(MaskedGuess):
                     x = torch.from_numpy(np.stack([window])).to(device)
                     losses.append(float(self.network.error(x, generator=generator).mean()))
                     spreads.append(float(self.network.spread(x)))
-        return {"loss": float(np.mean(losses)), "spread": float(np.mean(spreads))}
+        spread, at_start = float(np.mean(spreads)), float(self.at_start)
+        return {
+            "loss": float(np.mean(losses)),
+            "spread": spread,
+            "spread_at_start": at_start,
+            "collapsed": float(spread < LEAST_SPREAD * at_start),
+        }

@@ -97,6 +97,13 @@ class Loop:
                 piece.cancel()
         if progress.step > self.first and self.accelerator.is_main_process:
             save_checkpoint(self.folder, progress, task=self.task, optimiser=None)
+        if not progress.best_state:
+            raise DataError(
+                f"{self.folder}: the network had collapsed at all {len(progress.validations)} "
+                f"validations, and nothing of it is worth keeping: {progress.validations[-1]}",
+                fix="train again in another folder with a lower --learning-rate, more runs or "
+                "another --objective",
+            )
         restore(self.task, progress.best_state, self.folder)
         self.task.eval()
         return progress
@@ -177,7 +184,9 @@ class Loop:
         found, progress = said[0], self.progress
         progress.validations.append({"step": step, **found})
         progress.waited += 1
-        if found["loss"] < progress.best:
+        if found.get("collapsed"):
+            log.warning("step %d: the network has collapsed, and is not kept: %s", step, found)
+        elif found["loss"] < progress.best:
             progress.best, progress.best_step, progress.waited = found["loss"], step, 0
             progress.best_state = {
                 n: v.detach().cpu().clone() for n, v in trained(self.task).items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -240,11 +240,11 @@ def gather(
         found = build_cache([series for _, series in ordered], recipe, folder)
     people: dict[str, list[CachedRun]] = {}
     first: AppError | None = None
-    for (participant, _), run in zip(ordered, found, strict=True):
+    for (participant, series), run in zip(ordered, found, strict=True):
         if isinstance(run, AppError):
             first = first or run
         else:
-            people.setdefault(participant, []).append(run)
+            people.setdefault(participant, []).append(replace(run, source=series))
     if not people:
         why = f"; the first: {first.what}" if first else ""
         raise DataError(

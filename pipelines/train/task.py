@@ -34,7 +34,10 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
-        """Measure on participants that are held out; ``loss`` decides which step is the best."""
+        """Measure on participants that are held out; ``loss`` decides which step is the best.
+
+        A step of which it says ``collapsed``, above 0, never is.
+        """
 
     @property
     def said(self) -> str:

@@ -157,6 +157,38 @@ def test_a_score_is_the_whole_answer_with_its_end_whatever_stands_beside_it(mode
     assert int(batch.answers[2].sum()) == shorter + 1
 
 
+@torch.no_grad()
+def test_answers_leave_nothing_in_what_the_model_keeps_of_a_scan(model) -> None:
+    told = model.tell(windows(1))
+    before = [(keys.clone(), values.clone()) for keys, values, *_ in told.cache]
+    together = model.score(told, SEX)
+    for (keys, values), (was_keys, was_values) in zip(
+        ((keys, values) for keys, values, *_ in told.cache), before, strict=True
+    ):
+        assert torch.equal(keys, was_keys)
+        assert torch.equal(values, was_values)
+    asked = frame_question(model.words, SEX.texts[0])
+    answers = [frame_answer(model.words, answer) for answer in SEX.answers]
+    alone = [model._score(model.tell(windows(1)), asked, answer) for answer in answers]
+    assert torch.equal(together, torch.stack(alone))
+
+
+@torch.no_grad()
+def test_no_answer_gets_a_copy_of_what_the_model_keeps(model, monkeypatch) -> None:
+    told, given = model.tell(windows(1)), []
+    run = model._run
+
+    def watch(*args: Any, cache: Any) -> torch.Tensor:
+        given.append(cache)
+        held: torch.Tensor = run(*args, cache=cache)
+        return held
+
+    monkeypatch.setattr(model, "_run", watch)
+    model.score(told, SEX)
+    assert len(given) == 3
+    assert all(cache is told.cache for cache in given)
+
+
 def test_shares_of_answers_add_up_to_one_and_average_over_windows() -> None:
     scores = [torch.tensor([0.0, -2.0]), torch.tensor([-4.0, -2.0])]
     found = share(scores)

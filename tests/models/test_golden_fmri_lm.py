@@ -153,6 +153,32 @@ def test_the_likeliest_words_are_those_of_the_public_code(golden, which: str) ->
     assert torch.equal(ids, tensors[f"gen.ids_{which}"])
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt2_delim", "qwen", "qwen_lora"])
+def test_names_and_shapes_of_all_parts_are_those_of_the_public_code(name: str, tmp_path) -> None:
+    tensors = read(f"llm_splice_{'qwen_lora' if name == 'qwen' else name}")
+    stored = json.loads((FOLDER / f"llm_keys_{name}.json").read_text())
+    state = {key: torch.zeros(shape) for key, shape in stored.items()}
+    scan, updates, language = split_state(state)
+    settings = TokensConfig(tokenizer=ENCODER, width=32, upstream_order=True)
+    tokens = ScanTokens(settings).state_dict()
+    assert {key: list(value.shape) for key, value in tokens.items()} == {
+        key: shape for key, shape in stored.items() if not key.startswith("llm.")
+    }
+    assert scan.keys() - tokens.keys() == {"llm.fmri_lm_head.weight"}
+    opened = open_golden(name if name in CASES else "qwen_lora", tensors, tmp_path / "llm")
+    told = {
+        key.replace(".base_layer.", "."): list(value.shape)
+        for key, value in opened.language.state_dict().items()
+    }
+    wanted = {key: list(value.shape) for key, value in (language | updates).items()}
+    told.pop("lm_head.weight")  # the words again: the file need not hold them twice
+    wanted.pop("lm_head.weight", None)
+    if name == "qwen":
+        told = {key: shape for key, shape in told.items() if ".lora_" not in key}
+    assert wanted == told
+    assert bool(updates) == (name == "qwen_lora")
+
+
 def test_alignment_losses_are_those_of_the_public_code() -> None:
     tensors = read("alignment_losses")
     a, b = tensors["a"], tensors["b"]
@@ -162,6 +188,8 @@ def test_alignment_losses_are_those_of_the_public_code() -> None:
         "siglip_default": sigmoid_pair_loss(a, b),
         "siglip_as_called": sigmoid_pair_loss(a, b, scale=raw),
         "soft_siglip": soft_sigmoid_loss(a, b),
+        # The public code's function adds a tenth of the other loss unless told not to.
+        "soft_siglip_default": soft_sigmoid_loss(a, b) + 0.1 * sigmoid_pair_loss(a, b),
     }
     for name, value in found.items():
         torch.testing.assert_close(value, tensors[name][0], atol=1e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -89,6 +90,23 @@ def test_hiding_and_guessing_are_upstreams(golden, name, ratio) -> None:
         torch.testing.assert_close(squares[hidden].mean()[None], io_["loss"], atol=CLOSE, rtol=0)
         torch.testing.assert_close(guess.reshape(3, 1, -1), found["unpatchify_pred"],
                                    atol=CLOSE, rtol=0)  # fmt: skip
+
+
+def test_names_and_shapes_are_upstreams(golden) -> None:
+    stored = json.loads((golden / "keys_tiny.json").read_text())
+    asked = {k: v for k, v in stored["config"].items() if k not in {"in_chans", "patch_size"}}
+    assert (stored["config"]["in_chans"], stored["config"]["patch_size"]) == (1, 16)
+    config = MindVisConfig.of(asked)
+    network = MindVis(config).state_dict()
+    assert {key: list(value.shape) for key, value in network.items()} == stored["mae_keys"]
+    # What draws features of pictures is left out, under names that begin alike.
+    assert all(key.startswith("nature_img_") for key in stored["nature_img_keys"])
+    width, n_voxels = stored["cond_stage_keys"]["dim_mapper.weight"][0], 256
+    stage = Condition(replace(config, num_voxels=n_voxels), width=width).state_dict()
+    ours = {key: list(value.shape) for key, value in stage.items()}
+    left = stored["cond_stage_keys"].keys() - ours.keys()
+    assert ours == {k: v for k, v in stored["cond_stage_keys"].items() if k not in left}
+    assert left <= {"mae.mask_token"}  # nothing is hidden from a condition
 
 
 @torch.no_grad()

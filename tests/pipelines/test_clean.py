@@ -173,6 +173,15 @@ def test_words_in_a_column_are_an_error(table):
         read_confounds(table, BAND.confounds, signal=SIGNAL)
 
 
+@pytest.mark.parametrize("value", ["inf", "-inf", "1e400"])
+def test_an_infinite_number_in_a_column_is_an_error(table, value):
+    frame = pd.read_csv(table, sep="\t").astype({"csf": object})
+    frame.loc[9, "csf"] = value
+    frame.to_csv(table, sep="\t", index=False)
+    with pytest.raises(DataError, match="'csf' holds an infinite number, which no regression"):
+        read_confounds(table, BAND.confounds, signal=SIGNAL)
+
+
 def test_a_band_that_the_repetition_time_cannot_hold_is_noted(wave):
     _, notes = clean_parcels(make_parcels([wave]), None, tr=6.0, cleaning=BAND)
     assert any("no low-pass at 0.1 Hz" in note for note in notes)

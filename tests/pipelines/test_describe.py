@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,17 @@ def test_words_are_those_of_the_public_code(golden) -> None:
     _, about = golden
     for z, words in about["describe_z"].items():
         assert word_z(float(z)) == words
+
+
+def test_words_without_numbers_of_the_public_code_lie_on_the_same_side(golden) -> None:
+    """They are its second wording, of three kinds; here there is one wording, of five."""
+    sides = {"lower than cohort average": -1, "within typical range": 0,
+             "higher than cohort average": 1}  # fmt: skip
+    for z, words in golden[1]["z_to_text"].items():
+        ours = word_z(float(z))
+        found = ("elevated" in ours) - ("reduced" in ours or "lower" in ours)
+        assert found == sides[words]
+        assert ("within typical range" in ours) == (found == 0)
 
 
 def test_planted_networks_are_found_in_the_numbers() -> None:
@@ -252,6 +264,44 @@ def test_z_is_there_only_beside_a_reference_and_finds_who_differs(people, refere
     assert (said["N"], said["SHA256"], said["Pipeline"]) == (20, reference.sha256, "ours, 1.0")
     expected = np.mean([one.connectivity["Vis-Vis"] for one in people])
     assert reference.values["fc_Vis-Vis"][0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_high_modularity_is_said_to_be_high(people, reference) -> None:
+    """The public code calls it reduced."""
+    mean, sd = reference.values["modularity"]
+    for away, words in ((1.5, "somewhat elevated"), (-1.5, "somewhat reduced")):
+        values = {"modularity": mean + away * sd}
+        run = replace(people[0], z=reference.compare(values), reference=reference)
+        assert f": modularity {words} (z={away:+.2f})." in run.as_text()
+
+
+def test_the_range_of_a_gradient_is_compared_with_how_ranges_differ(people, tmp_path) -> None:
+    """The public code divides by how the places on one gradient differ."""
+    ranges = np.linspace(1.8, 2.2, len(people))
+    spread = {"gradient1_var": 0.25}
+    cohort = [
+        replace(one, gradients={"gradient1_range": float(reach), **spread})
+        for one, reach in zip(people, ranges, strict=True)
+    ]
+    reference = read_reference(write_reference(tmp_path, cohort))
+    z = reference.compare({"gradient1_range": 2.3, **spread})
+    assert z == {"gradient1_range": pytest.approx((2.3 - 2.0) / ranges.std(ddof=1), rel=1e-6)}
+    assert z["gradient1_range"] > 2 * (2.3 - 2.0) / 0.25**0.5
+
+
+def test_what_was_measured_of_components_is_in_the_text(rng) -> None:
+    """The public code puts it into words and leaves the words out."""
+    courses = np.stack([np.sin(2 * np.pi * f * 2.0 * np.arange(300)) for f in (0.05, 0.2)])
+    measured = measure_components(courses + 0.1 * rng.normal(size=courses.shape), tr=2.0)
+    components = {
+        name: dict(zip(("slow", "fast"), map(float, values), strict=True))
+        for name, values in measured.items()
+    }
+    text = describe(planted(n=300), NAMES, tr=2.0, components=components).as_text()
+    ratio = components["spectral_ratio"]
+    assert ratio["slow"] > 100 * ratio["fast"]
+    assert f"is highest in slow {ratio['slow']:.2f}, fast {ratio['fast']:.2f}." in text
+    assert "Of 2 components, the power of slow waves" in text
 
 
 def test_a_run_of_the_reference_is_known_again(people, reference) -> None:

@@ -29,6 +29,7 @@ from neurostorm_app.pipelines.figures import (
     draw_mosaic,
     mask_overlap,
     motion_figure,
+    near,
     position_figure,
     project,
     read_volume,
@@ -168,6 +169,21 @@ def test_the_overlap_of_masks_does_not_depend_on_their_orientation(affine, shape
 def write(path: Path, data: np.ndarray, affine: np.ndarray = RAS) -> Path:
     nib.save(nib.Nifti1Image(data, affine), path)
     return path
+
+
+def test_what_is_near_a_mask_is_kept_in_millimetres():
+    """Of a voxel of 2 x 3 x 4 mm in the middle, on a mask of half that pitch."""
+    grid = Grid((21, 21, 21), np.diag([2.0, 3, 4, 1]))
+    fine = Grid(
+        (42, 42, 42), np.array([[1, 0, 0, -0.5], [0, 1.5, 0, -0.75], [0, 0, 2, -1], [0, 0, 0, 1]])
+    )
+    inside = np.zeros(fine.shape, np.float32)
+    inside[20:22, 20:22, 20:22] = 1
+    kept = near(Volume(np.ones(grid.shape, np.float32), grid), Volume(inside, fine), 8.0)
+    steps = (np.indices(grid.shape) - 10).transpose(1, 2, 3, 0) * [2.0, 3, 4]
+    np.testing.assert_array_equal(kept.data > 0, np.linalg.norm(steps, axis=-1) <= 8)
+    nothing = Volume(np.zeros(fine.shape, np.float32), fine)
+    assert not near(Volume(np.ones(grid.shape, np.float32), grid), nothing, 8.0).data.any()
 
 
 def test_the_summary_of_a_series_has_the_numbers_of_numpy(tmp_path, rng):

@@ -168,6 +168,15 @@ def test_a_training_that_breaks_off_goes_on_to_the_same_codebook(
     assert (out / weights).read_bytes() == (trained.folder / weights).read_bytes()
 
 
+def test_codes_are_learnt_in_half_the_bits_too(card, material, tmp_path) -> None:
+    plan = replace(PLAN, steps=20, validate_every=10, precision="bf16")
+    start = draw_start(card, name="mine", seed=1, demo=True)
+    ending = pretrain(material, start=start, settings=FEW, plan=plan, out=tmp_path / "mine")
+    first, last = ending.outcome.validations
+    assert last["loss"] < first["loss"]
+    assert last["codes"] >= 5
+
+
 def test_validation_changes_nothing(card, material) -> None:
     start = draw_start(card, name="mine", seed=1)
     task = CodeLearning(start, material, FEW, PLAN)

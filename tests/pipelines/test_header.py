@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 
 from neurostorm_app.errors import CorruptImageError, DataError, NoInputError
-from neurostorm_app.pipelines.header import check_present, check_tr, read_series_header
+from neurostorm_app.pipelines.header import (
+    check_file,
+    check_present,
+    check_tr,
+    read_series_header,
+)
 from neurostorm_app.pipelines.header_rules import read_header
 from neurostorm_app.pipelines.image import open_image
 
@@ -76,6 +81,13 @@ def test_a_file_that_is_not_there_is_told_from_a_link_to_nothing(tmp_path):
     with pytest.raises(NoInputError, match="link to content that is not on this machine") as caught:
         check_present(tmp_path / "y")
     assert "datalad get" in caught.value.fix
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_never_ends_when_it_is_read_is_no_image(tmp_path, make):
+    make(tmp_path / "x.nii.gz")
+    with pytest.raises(NoInputError, match="is no ordinary file; expected an image"):
+        check_file(tmp_path / "x.nii.gz")
 
 
 @pytest.mark.parametrize("tr", [0.72, 2, 60])

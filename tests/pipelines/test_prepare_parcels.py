@@ -103,6 +103,17 @@ def test_the_steps_are_clean_then_resample_then_scale_then_cut(make_run, atlas):
     np.testing.assert_allclose(prepared.parcels.series, series, atol=1e-3)  # signal units
 
 
+def test_ends_stay_where_the_contract_says_so_and_the_sidecar_tells(make_run, atlas):
+    prepared, _ = prepare(make_run(), atlas, change(time_positions="ends"))
+    told, n = prepared.findings.facts, round((N_VOLUMES - 1) * TR / 0.735) + 1
+    assert (told["time_interpolation"], told["time_positions"]) == ("linear", "ends")
+    assert told["n_volumes_used"] == prepared.parcels.series.shape[1] == n == 106
+    assert prepared.step == pytest.approx((N_VOLUMES - 1) * TR / 105)
+    centres, _ = prepare(make_run(), atlas)
+    assert centres.findings.facts["time_positions"] == "centres"
+    assert np.abs(centres.parcels.series - prepared.parcels.series).max() > 1  # signal units
+
+
 def test_the_sidecar_tells_all_of_it(make_run, atlas):
     told = prepare(make_run(), atlas)[0].findings.as_dict()
     assert json.loads(json.dumps(told)) == told

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from neurostorm_app.errors import DataError, UsageError
-from neurostorm_app.pipelines.describe import describe
-from neurostorm_app.pipelines.questions import Subject, Wording, describe_runs, make_lesson
-from neurostorm_app.pipelines.train.cache_file import open_cached, write_cached
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from neurostorm_app.pipelines.train.cache_file import CachedRun
+from neurostorm_app.pipelines.questions import Subject, Wording, ask_numbers, make_lesson
 
 NAN = math.nan
 
@@ -61,30 +52,19 @@ def test_a_user_says_how_questions_and_answers_are_put() -> None:
         make_lesson(subject, (0, 1), Wording(answers={"3": "x"}))
 
 
-def cached(series: np.ndarray, path: Path) -> CachedRun:
-    rows = series.T.astype(np.float32)
-    header = {"key": path.stem, "dtype": "float32", "xyz": None, "shape": rows.shape[1:]}
-    header |= {"n_values": rows.shape[1], "n_volumes": len(rows), "background": 0.0}
-    write_cached(path, header, np.empty(0, np.int32), rows)
-    return open_cached(path)
-
-
-def test_numbers_of_runs_are_those_of_their_descriptions(tmp_path) -> None:
-    rng = np.random.default_rng(1)
-    networks = ["Vis", "Vis", "Vis", "Cont", "Cont", "Cont", None]
-    long, short = rng.normal(size=(7, 60)), rng.normal(size=(7, 10))
-    people = [[cached(long, tmp_path / "a.windows")], [cached(short, tmp_path / "b.windows")]]
-    names = ["fc_Cont-Vis", "global_efficiency"]
-    first, second = describe_runs(people, networks, names, tr=2.0)
-    expected = describe(long.astype(np.float32).astype(float), networks, tr=2.0).values
-    assert first.values[0] == (expected["fc_Cont-Vis"],)
-    assert second.values[0] == (expected["global_efficiency"],)
-    assert math.isnan(first.values[1][0])  # too short to be described
+def test_numbers_of_runs_are_asked_for() -> None:
+    numbers = {"fc_Cont-Vis": 0.25, "global_efficiency": 0.5, "avg_clustering": 0.1}
+    found = [[numbers, {"fc_Cont-Vis": 0.75}], [{}]]
+    first, second = ask_numbers(found, ["fc_Cont-Vis", "global_efficiency"])
+    assert first.values[0] == (0.25, 0.75)
+    assert math.isnan(first.values[1][0])  # it could not be described
+    assert second.values[0][0] == 0.5
+    assert math.isnan(second.values[0][1])
     assert first.per_run
     assert first.phrase == "mean correlation between the networks Cont and Vis"
     with pytest.raises(UsageError, match="no description has the number 'fc_Vis-Cont'") as caught:
-        describe_runs(people, networks, ["fc_Vis-Cont"], tr=2.0)
+        ask_numbers(found, ["fc_Vis-Cont"])
     assert "avg_clustering" in caught.value.fix
     with pytest.raises(UsageError) as caught:
-        describe_runs(people[1:], networks, names, tr=2.0)
+        ask_numbers(found[1:], ["fc_Cont-Vis"])
     assert "no run was described" in caught.value.fix

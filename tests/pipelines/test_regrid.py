@@ -17,6 +17,7 @@ from neurostorm_app.pipelines.regrid import (
     resample_time,
     sampling_matrix,
     time_positions,
+    time_step,
 )
 from neurostorm_app.pipelines.resample import resample_volume
 
@@ -97,6 +98,34 @@ def test_time_is_resampled_as_torch_does(n_volumes, tr_in, tr_out, rng):
     )
     np.testing.assert_allclose(ours, theirs[0].numpy(), atol=1e-5)
     assert time_positions(n_volumes, tr_in, tr_out).shape == (size,)
+
+
+@pytest.mark.parametrize("tr_in", [0.72, 0.735, 0.8, 2.0, 3.0])
+def test_ends_that_stay_are_those_of_the_public_code_of_fmri_lm(tr_in, request):
+    folder = request.config.rootpath.parent / "shared" / "golden" / "fmri_lm"
+    if not folder.is_dir():
+        pytest.skip("the numbers of the public code are not beside the project")
+    with np.load(folder / "data_and_descriptors.npz") as golden:
+        series, expected = golden["resample_in"], golden[f"resample_out_tr{tr_in}"]
+    where = time_positions(series.shape[1], tr_in, 2.0, how="ends")
+    old = np.arange(series.shape[1])
+    found = np.stack([np.interp(where, old, row) for row in series])
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # its tolerance
+    as_used = resample_time(series, tr_in, 2.0, how="ends")
+    np.testing.assert_allclose(as_used, expected, atol=1e-6)  # signal units, in float32
+    centres = resample_time(series, tr_in, 2.0)
+    same = centres.shape == expected.shape and np.allclose(centres, expected, atol=1e-6)
+    assert same == (tr_in == 2.0)  # the other way is another input
+
+
+def test_the_first_and_the_last_volume_stay_where_ends_do(rng):
+    series = rng.random((3, 50)).astype(np.float32)
+    found = resample_time(series, 0.8, 2.0, how="ends")
+    assert found.shape == (3, round(49 * 0.8 / 2) + 1)
+    np.testing.assert_array_equal(found[:, [0, -1]], series[:, [0, -1]])
+    assert time_step(50, 21, 0.8, how="ends") == pytest.approx(49 * 0.8 / 20)
+    assert time_positions(1, 0.8, 2.0, how="ends").tolist() == [0]
+    assert time_step(1, 1, 0.8, how="ends") == 0.8
 
 
 def test_a_matrix_of_weights_samples_like_scipy(rng):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -279,6 +280,15 @@ def test_one_participant_with_two_runs_is_not_enough(rng):
 def test_rows_without_labels_are_refused(rng):
     with pytest.raises(DataError, match=r"vectors of shape .* come with 4 participants"):
         reidentify(rng.normal(size=(5, 5)), list("aabb"), list("1212"))
+
+
+def test_vectors_are_checked_without_a_second_table_of_them():
+    vectors = np.ones((400, 20_000), np.float32)
+    tracemalloc.start()
+    find_people(vectors, *labels(200), None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < vectors.nbytes / 4
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0])

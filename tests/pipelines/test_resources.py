@@ -99,6 +99,16 @@ def test_slurm_says_what_the_job_was_given(machine):
     assert found.memory == 4 * GIB
 
 
+def test_a_job_that_asked_for_no_cpus_has_those_of_its_node_that_slurm_gave_it(machine):
+    # Affinity shows the whole node where no plugin binds tasks to cores.
+    found = machine.detect(affinity=64, SLURM_CPUS_ON_NODE="1", SLURM_MEM_PER_CPU="2048")
+    assert found == Resources(1, "SLURM", 2 * GIB, "SLURM")
+    both = {"SLURM_CPUS_PER_TASK": "2", "SLURM_CPUS_ON_NODE": "8", "SLURM_MEM_PER_CPU": "2048"}
+    assert machine.detect(affinity=64, **both) == Resources(2, "SLURM", 4 * GIB, "SLURM")
+    odd = {"SLURM_CPUS_PER_TASK": "", "SLURM_CPUS_ON_NODE": "4"}
+    assert machine.detect(affinity=64, **odd).cores == 4
+
+
 def test_affinity_counts_before_the_scheduler(machine):
     assert machine.detect(affinity=1, SLURM_CPUS_PER_TASK="8").cores == 1
 

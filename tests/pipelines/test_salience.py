@@ -15,6 +15,7 @@ from neurostorm_app.models.card import GridSpec
 from neurostorm_app.pipelines.prepare_volumes import prepare_volumes
 from neurostorm_app.pipelines.salience import BlockMeans, rank_windows
 from neurostorm_app.pipelines.stage import InputOptions, StandardSeries
+from neurostorm_app.pipelines.tile import window_starts
 from neurostorm_app.pipelines.train.matching import find_hits
 from neurostorm_app.pipelines.train.parcel_phantoms import ParcelPhantoms
 
@@ -131,11 +132,80 @@ def test_what_the_choice_costs_in_retrieval(phantoms) -> None:
     assert hits["salient"] >= 14
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_in_noise_the_windows_that_share_volumes_are_not_favoured(method) -> None:
+    """Of 404 volumes the last two of 11 windows share 36; each score is as good as any other."""
+    starts = window_starts(404, window=WINDOW, stride=WINDOW)
+    scores, taken = [], 0
+    for seed in range(60):
+        series = np.random.default_rng(seed).normal(size=(30, 404))
+        found = rank_windows(series, starts, window=WINDOW, most=2, method=method)
+        scores.append(found.scores)
+        taken += bool({9, 10} & set(found.chosen))
+        assert not {9, 10} <= set(found.chosen)
+    spread = np.std(scores) / np.sqrt(60)
+    assert np.abs(np.mean(scores, axis=0) - np.mean(scores)).max() < 4 * spread
+    assert taken < 30  # 2 of about 10 windows: 12 times by chance
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("person", [1, 2, 3])
+def test_salient_windows_are_found_in_a_run_of_no_whole_number_of_windows(
+    phantoms, person, method
+) -> None:
+    series, planted = plant(phantoms, person)
+    short = series[:, : -WINDOW + 4]  # the last window begins 4 volumes after the one before it
+    starts = window_starts(short.shape[1], window=WINDOW, stride=WINDOW)
+    assert starts[-1] - starts[-2] == 4
+    clear = {i for i in planted if i < N - 2}  # the last two windows are nearly one
+    rest = {N - 2, N - 1} if {N - 2, N - 1} & set(planted) else set()
+    found = rank_windows(short, starts, window=WINDOW, most=len(clear), method=method)
+    assert set(found.chosen) <= clear | rest
+    assert len({N - 2, N - 1} & set(found.chosen)) < 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_window_is_judged_by_those_that_share_no_volume_with_it(method, rng) -> None:
+    series = rng.normal(size=(6, 90)) + rng.normal(size=(1, 90))
+    changed = series.copy()
+    changed[:, 60:70] = rng.permuted(series[:, 60:70], axis=1)  # of the last window alone
+    one, other = (
+        rank_windows(values, [0, 20, 40, 50], window=20, most=1, method=method).scores
+        for values in (series, changed)
+    )
+    assert np.isclose(one, other, atol=1e-9).tolist() == [False, False, True, False]
+
+
+def test_windows_that_share_volumes_are_chosen_last(phantoms) -> None:
+    series, _ = plant(phantoms, 1)
+    starts = [0, 40, 80, 120, 124]
+    best = [rank_windows(series, starts, window=40, most=k).chosen for k in range(1, 6)]
+    assert [len(chosen) for chosen in best] == [1, 2, 3, 4, 5]
+    assert not any({3, 4} <= set(chosen) for chosen in best[:4])
+
+
 def test_few_windows_are_all_chosen() -> None:
     series = np.random.default_rng(0).normal(size=(5, 60))
     found = rank_windows(series, [0, 30], window=30, most=9)
     assert (found.chosen, found.saved) == ((0, 1), 0)
-    assert rank_windows(series, [0], window=30, most=1).scores.tolist() == [0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("starts", [[0], [0, 20]])
+def test_windows_that_all_overlap_have_no_score_and_the_first_is_chosen(starts, method) -> None:
+    series = np.random.default_rng(0).normal(size=(5, 60))
+    found = rank_windows(series, starts, window=40, most=1, method=method)
+    assert np.isnan(found.scores).all()
+    assert found.chosen == (0,)
+    assert found.as_facts()["scores"] == [None] * len(starts)
+
+
+def test_a_window_that_cannot_be_judged_is_ranked_last() -> None:
+    series = np.random.default_rng(0).normal(size=(5, 60))
+    found = rank_windows(series, [0, 15, 30], window=30, most=2)  # scores of noise are below 0
+    assert np.isnan(found.scores).tolist() == [False, True, False]
+    assert found.ranking[-1] == 1
+    assert found.chosen == (0, 2)
 
 
 @pytest.mark.parametrize(

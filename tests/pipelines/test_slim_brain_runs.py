@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from neurostorm_app.errors import MissingWeightsError, UsageError
+from neurostorm_app.errors import DataError, MissingWeightsError, UsageError
 from neurostorm_app.models import create_model, read_card
 from neurostorm_app.models.card import GridSpec
 from neurostorm_app.models.slim_brain import SlimBrain
 from neurostorm_app.models.slim_brain_files import SlimConfig
+from neurostorm_app.models.slim_brain_jepa import SlimBrainJepa
 from neurostorm_app.models.slim_brain_mae import SlimBrainMae
 from neurostorm_app.models.untrained import untrained
 from neurostorm_app.pipelines.conformance import Findings, place_volumes
@@ -24,6 +26,7 @@ from neurostorm_app.pipelines.normalize import normalize_volume
 from neurostorm_app.pipelines.prepare_volumes import prepare_volumes
 from neurostorm_app.pipelines.stage import InputOptions, StandardSeries
 from neurostorm_app.pipelines.train.cache import CacheRecipe
+from neurostorm_app.pipelines.train.latent import LatentGuess
 from neurostorm_app.pipelines.train.masks import Pretraining, with_masks
 from neurostorm_app.pipelines.train.material import Material, Start, draw_start, gather
 from neurostorm_app.pipelines.train.pretraining import pretrain
@@ -31,6 +34,7 @@ from neurostorm_app.pipelines.train.settings import Plan
 
 if TYPE_CHECKING:
     from neurostorm_app.models.card import Card
+    from neurostorm_app.pipelines.train.batches import Draw
 
 spec = importlib.util.spec_from_file_location(
     "train_cohort", Path(__file__).parents[1] / "train_cohort.py"
@@ -247,6 +251,75 @@ def test_learning_in_latent_space_makes_an_encoder(card, material, tmp_path) -> 
     model = create_model(str(tmp_path / "mine"))
     assert type(model) is SlimBrain
     assert not torch.equal(model.blocks[0].attn.qkv.weight, start.model.blocks[0].attn.qkv.weight)
+
+
+def collapse(monkeypatch, *, after: int) -> None:
+    """Let the second encoder see one and the same in everything, from some step on."""
+    follow = SlimBrainJepa.follow
+
+    def collapsing(self: SlimBrainJepa, step: int, steps: int) -> None:
+        follow(self, step, steps)
+        if step >= after:
+            last = self.target.blocks[-1].mlp.fc2
+            last.weight.zero_()
+            last.bias.copy_(1e3 * torch.linspace(-1, 1, len(last.bias)))
+
+    monkeypatch.setattr(SlimBrainJepa, "follow", collapsing)
+
+
+JEPA = Pretraining(objective="jepa", **FEW)
+LONGER = replace(PLAN, steps=30, validate_every=10, checkpoint_every=10)
+
+
+def test_a_step_at_which_the_encoder_has_collapsed_is_never_the_best(
+    card, material, tmp_path, monkeypatch
+) -> None:
+    collapse(monkeypatch, after=10)
+    start = draw_start(card, name="mine", seed=1, demo=True)
+    ending = pretrain(material, start=start, settings=JEPA, plan=LONGER, out=tmp_path / "mine")
+    first, second, last = ending.outcome.validations
+    assert last["loss"] < first["loss"]  # the lowest loss is the most collapsed
+    assert last["spread"] < 0.05 * first["spread"]
+    assert [row["collapsed"] for row in (first, second, last)] == [0, 1, 1]
+    assert (ending.outcome.best_step, ending.outcome.best["collapsed"]) == (10, 0)
+    assert any("until its encoder had collapsed" in limit for limit in ending.card.limits)
+
+
+def test_an_encoder_that_has_always_collapsed_becomes_no_model(
+    card, material, tmp_path, monkeypatch
+) -> None:
+    collapse(monkeypatch, after=1)
+    for _ in range(2):  # nor does the next call make one of it
+        start = draw_start(card, name="mine", seed=1, demo=True)
+        with pytest.raises(DataError, match="had collapsed at all 3 validations, and nothing of"):
+            pretrain(material, start=start, settings=JEPA, plan=LONGER, out=tmp_path / "mine")
+    assert not (tmp_path / "mine" / "card.yaml").exists()
+
+
+def test_learning_in_latent_space_goes_on_to_the_same_bits(
+    card, material, tmp_path, monkeypatch
+) -> None:
+    plan = replace(LONGER, steps=8, validate_every=4, checkpoint_every=3)
+    forward = LatentGuess.forward
+
+    def break_off(self: LatentGuess, draw: Draw, loaded: list[torch.Tensor]) -> torch.Tensor:
+        loss = forward(self, draw, loaded)
+        return loss * float("nan") if draw.step == 5 else loss
+
+    def go(folder: str) -> bytes:
+        start = draw_start(card, name="mine", seed=1, demo=True)
+        pretrain(material, start=start, settings=JEPA, plan=plan, out=tmp_path / folder)
+        training = json.loads((tmp_path / folder / "training.json").read_text())
+        assert training["validations"][-1]["spread_at_start"] > 0
+        kept = tmp_path / folder / "checkpoints" / "step-000000008" / "state.safetensors"
+        return kept.read_bytes()
+
+    whole = go("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(LatentGuess, "forward", break_off)
+        with pytest.raises(DataError, match="which is no number to go on from"):
+            go("broken")
+    assert go("broken") == whole
 
 
 @pytest.mark.parametrize(

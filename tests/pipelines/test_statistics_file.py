@@ -88,15 +88,24 @@ def test_the_sidecar_explains_every_column_and_names_nobody(table):
     [
         ({"AtlasSHA256": "0" * 64}, "the SHA-256 of the label image is 0000"),
         ({"RepetitionTime": 0.72}, "the repetition time is 0.72 there and 0.735 here"),
+        ({"TimePositions": "ends"}, "where volumes of it lie is ends there and centres here"),
         ({"Cleaning": {"high_pass": 0.01}}, "the cleaning is .*high_pass=0.01"),
         ({"GrandMean": 100.0}, "the grand mean is 100"),
     ],
-    ids=["atlas", "time", "cleaning", "unit"],
+    ids=["atlas", "time", "places", "cleaning", "unit"],
 )
 def test_statistics_of_another_input_are_refused(table, atlas, facts, words):
     change(table, **facts)
     with pytest.raises(ContractError, match=f"were made for another input: {words}"):
         read_statistics(table, CONTRACT, atlas=atlas)
+
+
+def test_a_sidecar_that_says_nothing_of_places_in_time_means_centres(table, atlas):
+    sidecar = table.with_suffix(".json")
+    about = json.loads(sidecar.read_text())
+    assert about.pop("TimePositions") == "centres"
+    sidecar.write_text(json.dumps(about))
+    assert read_statistics(table, CONTRACT, atlas=atlas).n_runs == 2
 
 
 @pytest.mark.parametrize("gone", [".tsv", ".json"])

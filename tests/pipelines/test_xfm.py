@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -62,6 +63,23 @@ def test_itk_reads_our_composite_and_sends_points_to_the_same_place(affine, rng,
     np.testing.assert_allclose(theirs, chain(points), atol=1e-3)  # mm
     ours = read_itk_composite(tmp_path / "xfm.h5")
     np.testing.assert_allclose(ours(points), chain(points), atol=1e-4)  # mm
+
+
+def test_a_composite_is_the_same_bytes_whoever_holds_on_to_its_parts(rng, tmp_path, monkeypatch):
+    """As the profiler of Dask does, which looks at what other threads are at."""
+    field = smooth_field(OBLIQUE, rng, shape=(30, 32, 34))
+    chain = Chain.of(Affine(from_matvec(euler2mat(0.2, 0.1, -0.1), [4, -5, 6])), field)
+    write_itk_composite(tmp_path / "free.h5", chain)
+    create, held = h5py.Group.create_dataset, []
+
+    def hold(*words, **options):
+        held.append(create(*words, **options))
+        return held[-1]
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", hold)
+    write_itk_composite(tmp_path / "held.h5", chain)
+    assert held
+    assert (tmp_path / "held.h5").read_bytes() == (tmp_path / "free.h5").read_bytes()
 
 
 @in_four_orientations

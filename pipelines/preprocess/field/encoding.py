@@ -32,7 +32,7 @@ SHORTEST, LONGEST = 1e-3, 0.3
 """Seconds: no EPI is read faster or slower."""
 LARGEST = 1e9
 """Of any number of a sidecar; JSON takes whole numbers that no float can hold."""
-SKIPPED = "; the distortion of this scan cannot be corrected and is skipped"
+WITHOUT = "; without it the distortion of this scan cannot be corrected"
 
 
 def read_phase(metadata: Mapping[str, Any], path: Path) -> tuple[int, int]:
@@ -65,13 +65,13 @@ def read_phase(metadata: Mapping[str, Any], path: Path) -> tuple[int, int]:
             f" (PhaseEncodingAxis {tell_value(known)} does not tell the direction)" if known else ""
         )
         raise DataError(
-            f"{path}: its sidecar has no PhaseEncodingDirection{also}{SKIPPED}",
+            f"{path}: its sidecar has no PhaseEncodingDirection{also}{WITHOUT}",
             fix="write i, i-, j, j-, k or k- into the sidecar, as the scanner's protocol says",
         )
     if not isinstance(found, str) or found not in {"i", "i-", "j", "j-", "k", "k-"}:
         raise DataError(
             f"{path}: PhaseEncodingDirection is {tell_value(found)}; i, i-, j, j-, k or"
-            f" k- were expected{SKIPPED}",
+            f" k- were expected{WITHOUT}",
             fix="name the voxel axis of the file, not that of the body",
         )
     return "ijk".index(found[0]), -1 if found.endswith("-") else 1
@@ -160,7 +160,7 @@ def find_readout(
     if not told:
         raise DataError(
             f"{path}: its sidecar has neither TotalReadoutTime nor EffectiveEchoSpacing,"
-            f" BandwidthPerPixelPhaseEncode or WaterFatShift with MagneticFieldStrength{SKIPPED}",
+            f" BandwidthPerPixelPhaseEncode or WaterFatShift with MagneticFieldStrength{WITHOUT}",
             fix="write TotalReadoutTime (s) into the sidecar, or give a fallback for all runs",
         )
     source, readout = next(iter(told.items()))
@@ -168,7 +168,7 @@ def find_readout(
         unit = " (is the sidecar in milliseconds?)" if LONGEST < readout <= 1e3 * LONGEST else ""
         raise DataError(
             f"{path}: a total readout time of {readout:g} s from {source}{unit}; {SHORTEST:g} to"
-            f" {LONGEST:g} s were expected{SKIPPED}",
+            f" {LONGEST:g} s were expected{WITHOUT}",
             fix="repair the sidecar: BIDS counts in seconds",
         )
     return readout, source
@@ -248,7 +248,7 @@ def _number(metadata: Mapping[str, Any], name: str, path: Path) -> float | None:
     real = isinstance(value, int | float) and not isinstance(value, bool)
     if not real or abs(value) > LARGEST:
         raise DataError(
-            f"{path}: {name} is {tell_value(value)}; a number was expected{SKIPPED}",
+            f"{path}: {name} is {tell_value(value)}; a number was expected{WITHOUT}",
             fix="repair the sidecar: BIDS writes numbers without quotes or units",
         )
     return float(value)

@@ -166,6 +166,9 @@ def test_embeddings_made_otherwise_are_refused(fit):
         check_fingerprint(head, "x", MADE)
     with pytest.raises(ContractError, match="different are Space, WeightsSHA256"):
         check_fingerprint(head, "toy", {**MADE, "Space": "T1w", "WeightsSHA256": "cd"})
+    with pytest.raises(ContractError, match=r"different are Centre$"):
+        check_fingerprint(head, "toy", {**MADE, "Centre": True})
+    check_fingerprint(head, "toy", {**MADE, "Centre": True}, beside=("Centre", "Control"))
 
 
 def test_vectors_that_do_not_fit_are_refused(fit):

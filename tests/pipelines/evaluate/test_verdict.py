@@ -46,6 +46,16 @@ def test_an_effect_is_found_and_told_with_its_numbers():
     )
 
 
+def test_what_was_found_without_a_permutation_test_says_so():
+    given = finding(0.2, 0.1, 0.3, None)
+    verdict = judge(change(finding=given, adjusted=given, covariates=("sex",)))
+    told = "(r2 0.20, 90 % interval 0.10 to 0.30, no permutation test)"
+    assert verdict.sentence == (
+        f"age: neurostorm predicts it {told}; once sex is taken off the features, it still "
+        f"predicts {told}."
+    )
+
+
 @pytest.mark.parametrize(
     ("metric", "given", "effect"),
     [
@@ -173,6 +183,10 @@ def verdicts(**effects):
         (
             {"connectome": ("none", None), "storm": ("none", False)},
             "age: none of connectome and storm predicts it in 80 participants.",
+        ),
+        (
+            {"connectome": ("none", None)},
+            "age: connectome does not predict it in 80 participants.",
         ),
         (
             {"connectome": ("found", None), "storm": ("found", False)},

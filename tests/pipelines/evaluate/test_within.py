@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.evaluate.cohort import Cohort, Confound, Design, Target
@@ -13,6 +14,7 @@ from neurostorm_app.pipelines.evaluate.compare import compare
 from neurostorm_app.pipelines.evaluate.crossvalidate import evaluate
 from neurostorm_app.pipelines.evaluate.deconfound import Deconfound
 from neurostorm_app.pipelines.evaluate.estimators import Standardise
+from neurostorm_app.pipelines.evaluate.rearrange import level_of
 from neurostorm_app.pipelines.evaluate.within import WithinPeople
 
 DESIGN = Design(n_repeats=2, n_permutations=99, n_bootstraps=200, seed=1)
@@ -111,3 +113,58 @@ def test_as_many_covariates_as_sessions_leave_nothing():
     x = WithinPeople().apply(cohort.features["model"].astype(np.float64), rows, cohort)
     with pytest.raises(DataError, match="independent columns for 40 training rows; nothing"):
         Deconfound(names=("day",), within=True).fit(x, rows, cohort)
+
+
+def runs_of_tasks(seed, n=16):
+    """People did two tasks, each as often as chance had it, and no task tells anything."""
+    rng = np.random.default_rng(seed)
+    tasks = [[0, 1, *rng.integers(0, 2, rng.integers(0, 4))] for _ in range(n)]
+    people = tuple(f"sub-{i:02d}" for i, done in enumerate(tasks) for _ in done)
+    own = np.repeat(rng.normal(size=(n, 6)) * 5, list(map(len, tasks)), axis=0)
+    return Cohort(
+        rows=tuple(f"{who}_run-{i}" for i, who in enumerate(people)),
+        participants=people,
+        groups=people,
+        features={"model": (own + rng.normal(size=own.shape)).astype(np.float32)},
+        target=Target(
+            name="task",
+            kind="classes",
+            values=np.concatenate(tasks),
+            classes=("nback", "rest"),
+            level="within",
+        ),
+    )
+
+
+def null_p_values(n):
+    design = Design(n_folds=3, n_repeats=1, n_permutations=99, n_bootstraps=100)
+    steps = (WithinPeople(), Standardise())
+    return np.array(
+        [
+            evaluate(runs_of_tasks(seed), "model", replace(design, seed=seed), steps=steps).p_value
+            for seed in range(n)
+        ]
+    )
+
+
+def test_a_target_that_says_so_is_compared_within_people():
+    cohort = runs_of_tasks(0)
+    between = replace(cohort.target, level="between")
+    assert level_of(cohort) == "within"
+    assert level_of(replace(cohort, target=between)) == "between"
+    assert level_of(replace(cohort, target=replace(between, level=None))) == "within"
+
+
+def test_tasks_that_tell_nothing_are_found_as_often_as_chance_has_it():
+    assert (null_p_values(20) <= 0.05).sum() <= 4  # more in one of 390 such tests
+
+
+@pytest.mark.slow
+def test_p_values_of_tasks_that_tell_nothing_are_uniform():
+    p = null_p_values(200)
+    smooth = p - np.random.default_rng(0).uniform(0, 1 / 100, p.size)
+    uniform, few = stats.kstest(smooth, "uniform").pvalue, int((p <= 0.05).sum())
+    low, high = stats.binom.interval(0.99, 200, 0.05)
+    print(f"\nKS p {uniform:.3f}; p <= 0.05 in {few} ({low:.0f} to {high:.0f} expected)")
+    assert uniform > 0.01
+    assert low <= few <= high
