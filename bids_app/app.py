@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from neurostorm_app.bids_app.clusters.executors import failed, work_through
+from neurostorm_app.bids_app.clusters.executors import failed, forget_renamed, work_through
 from neurostorm_app.bids_app.describe import check_output_dir, check_owner, describe_output
 from neurostorm_app.bids_app.engines import real_engines
 from neurostorm_app.bids_app.group.level import run_group
@@ -130,6 +130,7 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
             ledger=Ledger(
                 settings.output_dir,
                 rules_of(settings, strict=settings.execution.privacy == "strict"),
+                planning=execution.dry_run,
             ),
             plan=resources_plan,
             models=models,
@@ -150,6 +151,7 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
 def _work(found: Found, call: Call, begin: float) -> AppResult:
     """Work through the participants; none of them stops the others."""
     tell(Planned(names=_names(found, call), memory=call.plan.memory))
+    forget_renamed(found, call.root)
     results = [failed(name, error, call) for name, error in found.failed.items()]
     outcomes: list[Outcome] = []
     if not (call.stops and results):

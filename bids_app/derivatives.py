@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "ORDER",
     "Written",
     "copy_aside",
     "derivative_path",
@@ -190,8 +191,12 @@ def write_bytes(path: Path, content: bytes, *, root: Path | None = None) -> Writ
 
 
 def write_text(path: Path, text: str, *, root: Path | None = None) -> Written:
-    """Write UTF-8 text at once and return its SHA-256."""
-    return write_bytes(path, text.encode(), root=root)
+    r"""Write UTF-8 text at once and return its SHA-256.
+
+    A byte of the name of a file that is not UTF-8, which Python holds as half of a pair, is
+    written as ``\udc..``; JSON reads that back as it was.
+    """
+    return write_bytes(path, text.encode(errors="backslashreplace"), root=root)
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, root: Path | None = None) -> Written:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from neurostorm_app.bids_app.derivatives import write_json, write_text
+from neurostorm_app.bids_app.inputs.links import quoted
 from neurostorm_app.bids_app.participant.outputs import PRIVACY
 from neurostorm_app.bids_app.privacy import Rules
 from neurostorm_app.bids_app.scratch import open_part
@@ -96,7 +96,7 @@ def bids_uri(path: Path, roots: Mapping[str, Path]) -> str:
     """
     for name, root in roots.items():
         if path.is_relative_to(root):
-            return f"bids:{name}:{quote(path.relative_to(root).as_posix())}"
+            return f"bids:{name}:{quoted(path.relative_to(root).as_posix())}"
     return path.name
 
 
@@ -202,7 +202,7 @@ def describe_output(
     old = check_owner(root)
     links = dict(old.get("DatasetLinks", {}))
     links |= {
-        name: rules.link(name, quote(os.path.relpath(path, root)))
+        name: rules.link(name, quoted(os.path.relpath(path, root)))
         for name, path in datasets.items()
     }
     description = {

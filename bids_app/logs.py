@@ -124,7 +124,7 @@ def to_file(folder: Path, rules: Rules | None = None) -> Iterator[Path]:
             fix="remove the link that leads out of the output folder",
         )
     path = _new_log(folder, rules)
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace", delay=True)
     handler.setFormatter(_Hiding(rules))
     app = logging.getLogger(ROOT)
     level = app.level

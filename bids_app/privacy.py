@@ -1,12 +1,16 @@
 """What may stand in an output: the rules, as functions of text and of what JSON can hold.
 
-Two degrees. By default no output names a place of this machine: folders of the call are written
-as ``<BIDS_DIR>`` and the like, the home folder as ``~``. ``--privacy strict`` also takes away all
-other absolute paths, dates, times and the number of the process, links to datasets, and what of an
-anatomical image is not brain. The terminal is no output: it says the whole path.
+Two degrees. By default folders of the call are written as ``<BIDS_DIR>`` and the like, the home
+folder as ``~``. One file tells where they are: ``dataset_description.json`` has in its links, which
+BIDS needs to find the files that BIDS URIs of sidecars name, the way from the output folder to each
+dataset, such as ``../../home/jane/bids``. ``--privacy strict`` writes ``hidden://raw`` instead, and
+also takes away all other absolute paths, dates, times and the number of the process, identifiers of
+field maps, and what of an anatomical image is not brain. The terminal is no output: it says the
+whole path.
 
-Of sidecars a white list of keys is carried over under both (`image_sidecars`); of headers of
-images, of their extensions, and of columns of participants.tsv but a few, nothing is.
+Of sidecars a white list of keys is carried over under both (`image_sidecars`), and of an identifier
+of a field what is no free text (`fieldmap_labels`); of headers of images, of their extensions, and
+of columns of participants.tsv but a few, nothing is.
 """
 
 from __future__ import annotations

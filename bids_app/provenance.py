@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
-from neurostorm_app.bids_app.derivatives import Written, write_json
+from neurostorm_app.bids_app.derivatives import ORDER, Written, write_json
 from neurostorm_app.bids_app.privacy import Rules
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ PACKAGES: Final = (
     "torch",
 )
 """Packages whose version may change a number."""
+UNREAD: Final = "not read"
+"""Stands for the hash of a file that no record can match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +130,16 @@ class Ledger:
         The output folder.
     rules : Rules
         What is hidden in records.
+    planning : bool
+        Whether nothing is going to be written, so that an input which no record can match need
+        not be read.
     """
 
     root: Path
     rules: Rules = field(default_factory=Rules)
+    planning: bool = False
     _stamps: dict[Path, Stamp] = field(default_factory=dict)
+    _names: list[str] | None = None
 
     def path(self, name: str) -> Path:
         """Path of the record of a unit."""
@@ -163,8 +172,29 @@ class Ledger:
         if path not in self._stamps:
             record = self.read(unit_name) or {}
             known = record.get("stamps", {}).get(role)
-            self._stamps[path] = Stamp.of(path, Stamp(**known) if known else None)
+            stamp = Stamp(**known) if known else None
+            if self.planning and not self._can_match(path, unit_name, stamp):
+                path.open("rb").close()  # what may not be read is told now
+                return UNREAD
+            self._stamps[path] = Stamp.of(path, stamp)
         return self._stamps[path].sha256
+
+    def _can_match(self, path: Path, unit_name: str, known: Stamp | None) -> bool:
+        """Tell whether a record may hold the hash of an input, or of a unit that rests on it."""
+        if known is not None:
+            return known.size == path.stat().st_size
+        parts = unit_name.split("_")
+        source = takewhile(lambda p: "-" in p and p.partition("-")[0] not in ORDER, parts)
+        return self._has_records("_".join([*source, ""]))
+
+    def _has_records(self, beginning: str) -> bool:
+        """Tell whether there is any record whose name begins so; the folder is listed once."""
+        if self._names is None:
+            folder = self.root / "prov"
+            found = folder.iterdir() if folder.is_dir() else ()
+            self._names = sorted(path.name for path in found)
+        first = bisect_left(self._names, beginning)
+        return any(name.startswith(beginning) for name in self._names[first : first + 1])
 
     def output_hashes(self, name: str) -> dict[str, str]:
         """Hashes of the outputs of a unit by their path in the output folder."""

@@ -144,7 +144,7 @@ def _check_group_options(settings: Settings, given: Mapping[str, Any]) -> None:
             fix="leave it out, and call the group level when all participants are done",
         )
     # Re-identification, which needs no target, has intervals too.
-    idle = [name for name in ours if name not in {"shard", "confidence"}]
+    idle = [name for name in ours if name not in {"shard", "confidence", "index_kind"}]
     if idle and not prediction.target:
         raise UsageError(
             f"{_flags(idle)}: without --target nothing is predicted",
@@ -154,6 +154,11 @@ def _check_group_options(settings: Settings, given: Mapping[str, Any]) -> None:
         raise UsageError(
             f"--target with --shard {settings.execution.shard}: a part is no cohort",
             fix="collect the parts first, then call with --target and without --shard",
+        )
+    if prediction.index_kind != "auto" and settings.execution.shard:
+        raise UsageError(
+            f"--index-kind with --shard {settings.execution.shard}: a part has no index",
+            fix="collect the parts first, then call with --index-kind and without --shard",
         )
     if prediction.harmonise == "combat" and "none" in prediction.covariates:
         raise UsageError(

@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.clusters.executors import Outcome, failed
-from neurostorm_app.bids_app.clusters.sharing import divide
+from neurostorm_app.bids_app.clusters.sharing import divide, memory_of_unit
 from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.results import tell_result
 from neurostorm_app.errors import ExitCode, TemporaryError, UsageError
@@ -87,8 +87,8 @@ def work_through_dask(
         If a package is not installed, the scheduler does not answer, or no worker has a GPU.
     """
     _check_installed("dask_jobqueue" if where == "slurm" else "distributed")
-    import dask  # pyright: ignore[reportMissingImports]
-    import distributed  # noqa: F401  # pyright: ignore[reportMissingImports]  reads its settings
+    import dask.config
+    import distributed  # noqa: F401  reads its settings
 
     with (
         dask.config.set(CONFIG),
@@ -98,9 +98,15 @@ def work_through_dask(
         shared = call if local is None else dataclasses.replace(call, plan=local)
         from neurostorm_app.bids_app.clusters.executor_dask_worker import Shared
 
-        client.register_plugin(Shared(shared, alone=local is None, per_process=per_process))
-        resources = _resources(client, call, per_process, fixed=where not in {"", "slurm"})
-        return list(_outcomes(client, groups, call, resources))
+        plugin = Shared(shared, alone=local is None, per_process=per_process)
+        client.register_plugin(plugin)
+        # Workers of ours are all alike, and of one thread: no unit need look for a larger one.
+        ours = where in {"", "slurm"}
+        offered: dict[str, float] = {**_gpu(call)} if ours else _offered(client, call)
+        asked = [_asked(group, call, offered, per_process) for group in groups]
+        outcomes = list(_outcomes(client, groups, call, asked, plugin.name))
+        client.unregister_worker_plugin(plugin.name)  # with the models that it holds
+        return outcomes
 
 
 def _check_installed(package: str) -> None:
@@ -119,9 +125,9 @@ def _cluster(
     where: str, call: Call, groups: Sequence[Sequence[Participant]], *, per_process: int
 ) -> Iterator[tuple[Any, Plan | None]]:
     """Find or start the workers; give the client, and the plan of each worker if we know it."""
-    from distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
+    from distributed import Client, LocalCluster
 
-    gpu = {"GPU": 1} if _wants_gpu(call) else {}
+    gpu = _gpu(call)
     if where == "slurm":
         with (
             _slurm(call, gpu, count=len(groups), per_process=per_process) as cluster,
@@ -142,8 +148,7 @@ def _cluster(
         n_workers, share = divide(call, groups, most=1 if gpu else len(groups))
         options: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": 1}
         options |= {
-            # Its share is planned: whatever it is, a unit need not wait for a worker with more.
-            "resources": {**gpu, "MEMORY": max(share.memory, per_process)},
+            "resources": gpu,
             "dashboard_address": "127.0.0.1:0",
         }
         with (
@@ -153,13 +158,14 @@ def _cluster(
             yield client, share
 
 
-def _wants_gpu(call: Call) -> bool:
-    return call.settings.execution.device.startswith("cuda") and call.settings.runs_models
+def _gpu(call: Call) -> dict[str, int]:
+    wanted = call.settings.execution.device.startswith("cuda") and call.settings.runs_models
+    return {"GPU": 1} if wanted else {}
 
 
 def _slurm(call: Call, gpu: dict[str, int], *, count: int, per_process: int) -> Any:
     """Start workers as jobs; partition, account and time are read from Dask's own files."""
-    from dask_jobqueue import SLURMCluster  # pyright: ignore[reportMissingImports]
+    from dask_jobqueue.slurm import SLURMCluster
 
     execution = call.settings.execution
     # What this machine has says nothing of the nodes.
@@ -187,36 +193,51 @@ def _of_workers() -> list[str]:
     return [f"DASK_{name.replace('.', '__').upper()}={value}" for name, value in kept.items()]
 
 
-def _resources(client: Any, call: Call, per_process: int, *, fixed: bool) -> dict[str, float]:
-    """Say what a unit asks of a worker: what is offered, and a GPU whatever is offered."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values() if fixed else ()
-    offered = {name for worker in workers for name in worker["resources"]}
-    asked: dict[str, float] = {}
-    if _wants_gpu(call):
-        asked["GPU"] = 1
-        if fixed and "GPU" not in offered:
-            raise UsageError(
-                f"--device {call.settings.execution.device}: no worker of this cluster offers GPU",
-                fix="start workers with: dask worker ADDRESS --resources 'GPU=1'",
-            )
-    if not fixed or "MEMORY" in offered:
-        asked["MEMORY"] = per_process
-    return asked
+def _offered(client: Any, call: Call) -> dict[str, float]:
+    """Say what the workers of others offer: a GPU if it is wanted, and the most memory beside it.
+
+    Memory is left out where no worker says how much it has.
+    """
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    gpu = _gpu(call)
+    fitting = [w["resources"] for w in workers if not gpu or "GPU" in w["resources"]]
+    if gpu and not fitting:
+        raise UsageError(
+            f"--device {call.settings.execution.device}: no worker of this cluster offers GPU",
+            fix="start workers with: dask worker ADDRESS --resources 'GPU=1'",
+        )
+    memory = max((resources.get("MEMORY", 0) for resources in fitting), default=0)
+    return {**gpu, **({"MEMORY": memory} if memory else {})}
+
+
+def _asked(
+    group: Sequence[Participant], call: Call, offered: dict[str, float], per_process: int
+) -> dict[str, float]:
+    """Say what a unit asks of a worker.
+
+    One for which there is too little goes where there is most, and is refused there if it still
+    lacks what does not fit; else it would wait for ever.
+    """
+    if "MEMORY" not in offered:
+        return offered
+    needed = max(per_process, memory_of_unit(group, call))
+    return {**offered, "MEMORY": min(needed, offered["MEMORY"])}
 
 
 def _outcomes(
     client: Any,
     groups: Sequence[Sequence[Participant]],
     call: Call,
-    resources: dict[str, float],
+    asked: Sequence[dict[str, float]],
+    plugin: str,
 ) -> Iterator[Outcome]:
     """Send all units, again where that may help, and give what came of each in their order."""
-    from distributed import as_completed  # pyright: ignore[reportMissingImports]
+    from distributed import as_completed
 
     from neurostorm_app.bids_app.clusters.executor_dask_worker import work
 
     def send(number: int) -> Any:
-        return client.submit(work, groups[number], resources=resources, pure=False)
+        return client.submit(work, groups[number], plugin, resources=asked[number], pure=False)
 
     waiting = {send(number): (number, 1) for number in range(len(groups))}
     done: dict[int, Outcome] = {}
@@ -243,7 +264,7 @@ def _outcomes(
 
 def _outcome(future: Any, group: Sequence[Participant], call: Call) -> Outcome:
     """Take what a worker gave, or say why it gave nothing."""
-    from distributed import KilledWorker  # pyright: ignore[reportMissingImports]
+    from distributed import KilledWorker
 
     if future.status == "finished":
         outcome: Outcome = future.result()

@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import logging
 import multiprocessing
+import secrets
 import threading
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, cast
 
-from distributed import WorkerPlugin, get_worker  # pyright: ignore[reportMissingImports]
+from distributed import WorkerPlugin, get_worker
 
 from neurostorm_app.bids_app.clusters.executors import work_on
 from neurostorm_app.bids_app.logs import to_file
@@ -26,8 +27,6 @@ __all__ = ["Shared", "work"]
 
 log = logging.getLogger(__name__)
 
-NAME: Final = "neurostorm"
-
 
 class Shared(WorkerPlugin):  # type: ignore[misc]
     """What a worker keeps between units: the call, models in memory, hashes.
@@ -37,22 +36,21 @@ class Shared(WorkerPlugin):  # type: ignore[misc]
     call : Call
         As the client has it, without what is in memory.
     alone : bool
-        Whether the worker plans by its own limits; if not, it takes the plan of the call.
+        Whether the worker plans by its own limits, and by the memory it offers; if not, it takes
+        the plan of the call.
     per_process : int
         Bytes of memory that one process of the preprocessing may need.
     """
 
-    name = NAME
-    idempotent = True
-
     def __init__(self, call: Call, *, alone: bool, per_process: int) -> None:
+        # Workers of others may serve several calls, one after the other or at a time.
+        self.name = f"neurostorm-{secrets.token_hex(8)}"
         self.call = dataclasses.replace(call, loaded={}, hashes={}, held=set())
         self.alone = alone
         self.per_process = per_process
 
     def setup(self, worker: Any) -> None:
         """Begin on a worker."""
-        del worker
         self.lock = threading.Lock()
         if self.alone:
             execution = self.call.settings.execution
@@ -63,6 +61,11 @@ class Shared(WorkerPlugin):  # type: ignore[misc]
                 memory=execution.memory,
                 per_process=self.per_process,
             )
+            offered = worker.state.total_resources.get("MEMORY")
+            if offered:  # others of this machine may offer the rest of it
+                n_procs = max(1, min(here.n_procs, int(offered) // self.per_process))
+                memory = min(here.memory, int(offered))
+                here = dataclasses.replace(here, n_procs=n_procs, memory=memory)
             if multiprocessing.current_process().daemon:
                 here = dataclasses.replace(here, n_procs=1)
             self.call = dataclasses.replace(self.call, plan=here)
@@ -78,13 +81,15 @@ class Shared(WorkerPlugin):  # type: ignore[misc]
         return outcome
 
 
-def work(group: Sequence[Participant]) -> Outcome:
+def work(group: Sequence[Participant], name: str) -> Outcome:
     """Do one unit on the worker that this is called on.
 
     Parameters
     ----------
     group : sequence of Participant
         The unit.
+    name : str
+        Of the plugin of the call.
     """
-    shared: Shared = get_worker().plugins[NAME]
+    shared = cast("Shared", get_worker().plugins[name])
     return shared.work(group)

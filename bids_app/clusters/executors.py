@@ -7,12 +7,16 @@ What is asked again where it is done already is taken, so a unit may be tried an
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import os
+import re
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 from neurostorm_app.bids_app.derivatives import write_json
+from neurostorm_app.bids_app.inputs.misnamed import MISNAMED
 from neurostorm_app.bids_app.participant.pages import write_page
 from neurostorm_app.bids_app.participant.work import process_participants
 from neurostorm_app.bids_app.results import Progress, RunResult, contained, tell_result
@@ -22,13 +26,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from neurostorm_app.bids_app.inputs.dataset import Participant
+    from neurostorm_app.bids_app.inputs.dataset import Found, Participant
     from neurostorm_app.bids_app.participant.units import Call
     from neurostorm_app.errors import AppError
 
-__all__ = ["Outcome", "failed", "work_on", "work_through"]
+__all__ = ["Outcome", "failed", "forget_renamed", "work_on", "work_through"]
 
 log = logging.getLogger(__name__)
+
+LONGEST: Final = 200
+"""Letters of the name of a report; no disk takes more than 255, with its ending."""
 
 
 @dataclass(slots=True)
@@ -67,7 +74,7 @@ def work_on(group: Sequence[Participant], call: Call) -> Outcome:
 
 def _forget(name: str, root: Path) -> None:
     """Remove the report of an old failure, of a page or a lost worker, that holds no longer."""
-    path = root / "logs" / f"{name}_report.json"
+    path = _report(name, root)
     try:
         holds = json.loads(path.read_text(encoding="utf-8"))["status"] != "failed"
     except FileNotFoundError:
@@ -76,6 +83,36 @@ def _forget(name: str, root: Path) -> None:
         holds = False
     if not holds:
         path.unlink(missing_ok=True)
+
+
+def forget_renamed(found: Found, root: Path) -> None:
+    """Remove reports of misnamed images that are gone or have a name of BIDS by now.
+
+    Parameters
+    ----------
+    found : Found
+        What was found of some participants; reports of others stay.
+    root : Path
+        The output folder.
+    """
+    names = {f"sub-{participant.label}" for participant in found.participants}
+    names |= {name.partition("_")[0] for name in found.failed}
+    # A participant with an error of its own may not have been listed to the end.
+    looked_at = names - found.failed.keys()
+    logs = root / "logs"
+    for path in logs.iterdir() if logs.is_dir() else ():
+        name = path.name.removesuffix("_report.json")
+        holds = name in found.failed or name.partition("_")[0] not in looked_at
+        if MISNAMED.fullmatch(name) and not holds:
+            path.unlink(missing_ok=True)
+
+
+def _report(name: str, root: Path) -> Path:
+    """Place the report of something; of a name that no file can have, a part and a hash remain."""
+    safe = re.sub(r"[^0-9A-Za-z_+-]", "", name)[:LONGEST]
+    if safe != name:
+        safe += f"_cut-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
+    return root / "logs" / f"{safe}_report.json"
 
 
 def failed(name: str, error: AppError, call: Call) -> RunResult:
@@ -93,10 +130,13 @@ def failed(name: str, error: AppError, call: Call) -> RunResult:
     log.error("%s failed: %s", name, error.what)
     result = RunResult(name=name, status="failed", errors=(error,))
     tell_result(result)
-    if not isinstance(error, NothingSelectedError) and "/" not in name:
-        path = call.root / "logs" / f"{name}_report.json"
-        write_json(path, call.rules.record(result.as_dict()), root=call.root)
-    return result
+    if isinstance(error, NothingSelectedError):
+        return result
+    writing = Progress(name)
+    with contained(writing):  # a report that cannot be written stops nobody's results
+        content = call.rules.record(result.as_dict())
+        write_json(_report(name, call.root), content, root=call.root)
+    return replace(result, errors=(error, *writing.errors))
 
 
 def work_through(

@@ -1,4 +1,7 @@
-"""How this machine is shared among workers: in as few parts as it takes for each to do any unit."""
+"""What units of work take, and how this machine is shared among workers by that.
+
+It has as few parts as it takes for each worker to do any unit.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.participant.units import Call
     from neurostorm_app.pipelines.need import Need
 
-__all__ = ["divide"]
+__all__ = ["divide", "memory_of_unit"]
 
 
 def divide(call: Call, groups: Sequence[Sequence[Participant]], *, most: int) -> tuple[int, Plan]:
@@ -47,25 +50,43 @@ def divide(call: Call, groups: Sequence[Sequence[Participant]], *, most: int) ->
         Of each.
     """
     whole = call.plan
-    # Models keep a run in memory where there is room; they need not.
-    sparing = replace(call, plan=replace(whole, memory=0))
-    participants = (participant for group in groups for participant in group)
-    needs = (need for participant in participants for need in _needs(participant, sparing))
-    largest = max((need.memory(1) for need in needs), default=0)
+    largest = max((memory_of_unit(group, call) for group in groups), default=0)
     fitting = whole.memory // largest if largest else most
     n_workers = max(1, min(whole.n_procs, most, fitting))
     n_procs = max(1, whole.n_procs // n_workers)
     return n_workers, Plan(n_procs, whole.n_threads, whole.memory // n_workers)
 
 
+def memory_of_unit(group: Sequence[Participant], call: Call) -> int:
+    """Tell what a unit takes of which nothing is there, in one process.
+
+    Parameters
+    ----------
+    group : sequence of Participant
+        The unit; headers of its runs are read.
+    call : Call
+        What all participants share.
+
+    Returns
+    -------
+    int
+        Bytes; 0 where nothing can be read.
+    """
+    # Models keep a run in memory where there is room; they need not. No record is looked for.
+    plan, ledger = replace(call.plan, memory=0), replace(call.ledger, planning=True)
+    sparing = replace(call, plan=plan, ledger=ledger)
+    needs = (need for participant in group for need in _needs(participant, sparing))
+    return max((need.memory(1) for need in needs), default=0)
+
+
 def _needs(participant: Participant, call: Call) -> Iterator[Need]:
     """Yield what the runs of a participant take; what cannot be read is told by the work itself."""
     for run in participant.raw:
-        with contextlib.suppress(AppError):
+        with contextlib.suppress(AppError, OSError):
             yield memory_of_run(participant, run, call)
     for item in participant.precomputed:
-        with contextlib.suppress(AppError):
+        with contextlib.suppress(AppError, OSError):
             yield need_of_embedding(item.series, call.models, call)
     if call.settings.selection.anat_only:
-        with contextlib.suppress(AppError):
+        with contextlib.suppress(AppError, OSError):
             yield need_of_anatomy(participant, anat_pieces(participant, call), call)

@@ -20,7 +20,7 @@ from neurostorm_app.bids_app.compatibility.of_validator import VALIDATOR
 from neurostorm_app.bids_app.compatibility.of_xcpd import XCPD
 from neurostorm_app.bids_app.compatibility.verdicts import Verdict
 from neurostorm_app.bids_app.words.values import closest
-from neurostorm_app.errors import DataError, NoInputError, UsageError
+from neurostorm_app.errors import DataError, NoInputError, NothingSelectedError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -130,15 +130,25 @@ def check_folder(root: Path, labels: Sequence[str] = (), asked: Sequence[Asked] 
     ------
     NoInputError
         If there is no such folder, or no run in it.
+    NothingSelectedError
+        If one of the participants has no run.
     """
     if not root.is_dir():
         raise NoInputError(f"{root} is no folder", fix="check the path; is it mounted?")
     folder = list_folder(root, labels)
     runs = find_runs(folder)
+    here = {run.participant for run in runs}
+    for label in labels:
+        if label not in here:
+            others = {run.participant for run in find_runs(list_folder(root))}
+            raise NothingSelectedError(
+                f"{root} holds no BOLD run of a derivative of participant {label!r}",
+                fix=closest(label, sorted(others)) or "check --participant-label",
+            )
     if not runs:
         raise NoInputError(
             f"{root} holds no BOLD run of a derivative; expected sub-*/[ses-*/]func/",
-            fix="give the folder with the sub- folders in it, and check --participant-label",
+            fix="give the folder with the sub- folders in it",
         )
     named = {one.consumer for one in asked}
     consumers = (*(one for one in TOOLS if one.usual or one.name in named), *model_consumers())

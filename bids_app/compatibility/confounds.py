@@ -41,6 +41,8 @@ STRATEGIES: Final[Mapping[str, tuple[str, ...]]] = {
     "compcor": expand(MOTION),
 }
 """Columns that must be there, by strategy; cosines are taken where they are."""
+JUDGED: Final = ("framewise_displacement", "std_dvars")
+"""Columns that choose volumes and are not regressed out: where one is infinite, none is taken."""
 
 
 def find_tables(folder: Folder, entities: Mapping[str, str], place: str) -> list[File]:
@@ -161,6 +163,10 @@ def _ask_values(sheet: Sheet, name: str, path: str) -> Iterator[Missing]:
     rule = f"{IN}.load_confounds_utils.prepare_output"
     if name in sheet.words:
         yield Missing(kind="value", name=f"numbers in {name}", where=path, rule=rule)
+    elif name in sheet.infinite and name not in JUDGED:
+        note = "it holds an infinite number"
+        yield Missing(kind="value", name=f"finite numbers in {name}", where=path, rule=rule,
+                      note=note)  # fmt: skip
     elif name in sheet.lost:
         note = "its first two rows are n/a; only the first is filled, from the second"
         yield Missing(kind="value", name=f"numbers in {name}", where=path, rule=rule, note=note)

@@ -9,6 +9,7 @@ import csv
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import islice
+from math import isinf
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.inputs.sidecars import read_object
@@ -55,6 +56,15 @@ class Sheet:
             name
             for name, cells in self._cells()
             if not all(_is_empty(cell) or _is_number(cell) for cell in cells)
+        )
+
+    @cached_property
+    def infinite(self) -> frozenset[str]:
+        """Columns that hold an infinite number."""
+        return frozenset(
+            name
+            for name, cells in self._cells()
+            if any(_is_number(cell) and isinf(float(cell)) for cell in cells)
         )
 
     @cached_property

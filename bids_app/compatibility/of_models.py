@@ -112,7 +112,8 @@ def _plan(n_volumes: int, found: Precomputed, contract: Contract) -> None:
         )
     findings = Findings()
     keep = contract.tr_range if isinstance(contract, VolumeContract) else None
-    n = len(place_volumes(n_volumes, found.series, contract.tr, findings, keep=keep))
+    how = contract.time_positions if isinstance(contract, ParcelContract) else "centres"
+    n = len(place_volumes(n_volumes, found.series, contract.tr, findings, keep=keep, how=how))
     tr = findings.facts["tr"]
     if isinstance(contract, ParcelContract):
         prepare_parcels.plan_windows(n, contract, tr=tr, findings=findings)
@@ -140,6 +141,10 @@ def _ask_numbers(contents: Contents, found: Precomputed, contract: Contract) -> 
     for name in wanted:
         if name in sheet.words:
             yield Missing(kind="value", name=f"numbers in {name}", where=path, rule=rule)
+        elif name in sheet.infinite:
+            note = "it holds an infinite number"
+            yield Missing(kind="value", name=f"finite numbers in {name}", where=path, rule=rule,
+                          note=note)  # fmt: skip
 
 
 def _ask_cleaning(

@@ -2,13 +2,15 @@
 
 It chooses space and resolution once for the whole folder, and leaves out runs without a series
 there. Where a mask or a reference of that space is missing it takes one that lies on another
-grid, without a word; here such a run is refused.
+grid, without a word; here such a run is refused. It reads the motion of the head of every run,
+whatever is regressed out.
 
 References
 ----------
 XCP-D 26.1.1, ``--input-type fmriprep --file-format nifti``: ``cli.parser``,
 ``utils.bids.collect_data``, ``collect_run_data``, ``collect_confounds``,
-``interfaces.censoring.GenerateConfounds``; its ``io_spec.yaml`` and ``nuisance/*.yml``. The
+``interfaces.censoring.ProcessMotion`` (``utils.confounds.load_motion``) and
+``GenerateConfounds``, ``interfaces.utils.LINCQC``; its ``io_spec.yaml`` and ``nuisance/*.yml``. The
 template of infants is not judged.
 """
 
@@ -35,7 +37,7 @@ from neurostorm_app.bids_app.compatibility.verdicts import Consumer, Missing, Us
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from neurostorm_app.bids_app.compatibility.contents import Contents
+    from neurostorm_app.bids_app.compatibility.contents import Contents, Sheet
     from neurostorm_app.bids_app.compatibility.folder import Folder, Run
 
 __all__ = ["XCPD"]
@@ -45,6 +47,8 @@ COLLECT: Final = f"{VERSION}, utils.bids.collect_data"
 SLOPES: Final = ("", "_derivative1")
 COMPONENTS: Final = (r"^w_comp_cor_0[0-4]$", r"^c_comp_cor_0[0-4]$", r"^cosine\d+$")
 GLOBAL: Final = "global_signal"
+MOVED: Final = (*MOTION, "rmsd")
+"""Columns from which it tells how the head moved, for every nuisance set."""
 NUISANCE: Final = {
     "24P": expand(MOTION),
     "27P": (*expand(MOTION), GLOBAL, "csf", "white_matter"),
@@ -73,14 +77,31 @@ class _Judge:
             _ask_series(self.contents, run, group),
             _ask_anatomy(folder, run, group),
             _ask_tables(folder, run),
+            self._motion(run),
         )
         return with_gate(gate, self._nuisance(run))
 
-    def _nuisance(self, run: Run) -> Iterator[Use]:
-        """Ask for the columns of each set in the table of the very name of the run."""
+    def _table(self, run: Run) -> tuple[str, Sheet | str | None]:
+        """Read the table of the very name of the run; None if it is not there."""
         path = f"{run.stem}_desc-confounds_timeseries.tsv"
+        return path, self.contents.sheet(path) if self.contents.folder.find(path) else None
+
+    def _motion(self, run: Run) -> Iterator[Missing]:
+        """Ask for the motion of the head, in numbers."""
+        path, sheet = self._table(run)
+        rule = f"{VERSION}, utils.confounds.load_motion"
+        if sheet is None or isinstance(sheet, str):
+            return
+        for name in MOVED:
+            if name not in sheet.columns:
+                yield Missing(kind="column", name=name, where=path, rule=rule)
+            elif name in sheet.words:
+                yield Missing(kind="value", name=f"numbers in {name}", where=path, rule=rule)
+
+    def _nuisance(self, run: Run) -> Iterator[Use]:
+        """Ask for the columns of each set, but for those that every set needs."""
+        path, sheet = self._table(run)
         rule = f"{VERSION}, interfaces.censoring.GenerateConfounds; data/nuisance"
-        sheet = self.contents.sheet(path) if self.contents.folder.find(path) else None
         for name, wanted in NUISANCE.items():
             if sheet is None:
                 yield Use(name, ())
@@ -90,7 +111,11 @@ class _Judge:
                 wrong = Missing(kind="value", name=text, where=path, rule=rule, note=note)
                 yield Use(name, (wrong,))
             else:
-                lacking = (column for column in wanted if not _matches(column, sheet.columns))
+                lacking = (
+                    column
+                    for column in wanted
+                    if column not in MOVED and not _matches(column, sheet.columns)
+                )
                 yield Use(
                     name,
                     tuple(

@@ -14,9 +14,10 @@ from neurostorm_app.bids_app.inputs.fieldmaps import (
     choose_fieldmap,
     find_fieldmaps,
 )
+from neurostorm_app.bids_app.inputs.misnamed import name_misnamed, parse_image
 from neurostorm_app.errors import AppError, DataError, NoInputError
 from neurostorm_app.pipelines.header import (
-    check_present,
+    check_file,
     check_tr,
     read_series_header,
     tell_value,
@@ -56,7 +57,7 @@ class Files:
     fmap, all_bold : list of Path
         Images of the folders ``fmap``; all BOLD series and references, selected or not.
     wrong : dict
-        Errors of names that are not BIDS.
+        Errors of names that are not BIDS by what `name_misnamed` gives, and of runs that clash.
     """
 
     t1w: list[Path] = field(default_factory=list)
@@ -66,9 +67,9 @@ class Files:
     all_bold: list[Path] = field(default_factory=list)
     wrong: dict[str, AppError] = field(default_factory=dict)
 
-    def fieldmaps(self, sidecars: Sidecars) -> tuple[FieldmapGroup, ...]:
+    def fieldmaps(self, sidecars: Sidecars, *, numbered: bool) -> tuple[FieldmapGroup, ...]:
         """Group what tells of the field."""
-        return find_fieldmaps(self.fmap, self.all_bold, sidecars)
+        return find_fieldmaps(self.fmap, self.all_bold, sidecars, numbered=numbered)
 
 
 def name_of(path: Path) -> str:
@@ -90,9 +91,9 @@ def sort_files(files: Iterable[Path], filters: Mapping[str, Mapping[str, Any]]) 
     chosen: list[Path] = []
     for path in files:
         try:
-            entities = parse_name(path)
+            entities = parse_image(path)
         except DataError as error:
-            found.wrong[name_of(path)] = error
+            found.wrong[name_misnamed(path)] = error
             continue
         suffix, magnitude = entities["suffix"], entities.get("part", "mag") == "mag"
         if suffix == "T1w" and matches(entities, filters["t1w"]):
@@ -164,7 +165,7 @@ def build_run(
         fieldmap, said_of_field = choose_fieldmap(paths, first.metadata, groups, sidecars.root)
         notes += said_of_field
     for scan in (*((sbref,) if sbref else ()), *(fieldmap.scans if fieldmap else ())):
-        check_present(scan.path)
+        check_file(scan.path)
     for note in notes:
         log.warning("%s: %s", name, note)
     return Run(

@@ -6,7 +6,9 @@ dataset, and a run that cannot be used is kept with its error while the others g
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +20,24 @@ from neurostorm_app.bids_app.inputs.given import find_anatomy, find_fit, find_ro
 from neurostorm_app.bids_app.inputs.listing import list_images
 from neurostorm_app.bids_app.inputs.precomputed import find_precomputed
 from neurostorm_app.bids_app.inputs.sidecars import Sidecars
-from neurostorm_app.bids_app.words.suggestions import suggest_label
+from neurostorm_app.bids_app.words.suggestions import ASKED, suggest_label
 from neurostorm_app.bids_app.words.values import LABEL, closest
 from neurostorm_app.errors import AppError, BidsError, NoInputError, NothingSelectedError
-from neurostorm_app.pipelines.header import check_present
+from neurostorm_app.pipelines.header import check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from neurostorm_app.bids_app.inputs.acquisitions import Files
     from neurostorm_app.bids_app.inputs.given import Given
     from neurostorm_app.bids_app.inputs.precomputed import Precomputed
-    from neurostorm_app.bids_app.settings import Settings
+    from neurostorm_app.bids_app.settings import Selection, Settings
     from neurostorm_app.pipelines.stage import Run
 
 __all__ = ["Found", "Participant", "find_runs", "list_participants"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +130,8 @@ def find_runs(settings: Settings) -> Found:
         isinstance(error, NothingSelectedError) for error in found.failed.values()
     ):
         raise _nothing(found, root, selection.model_dump(exclude_defaults=True))
+    for told in _unmatched(found, root, selection):
+        log.warning("no run is selected by %s", told)
     return found
 
 
@@ -159,15 +165,21 @@ def _add_participant(
         _add_anatomy(found, label, images)
         return
     given = find_precomputed(trees, label, science.spaces, filters["bold"])
-    anat, why = find_anatomy(trees, label, science.spaces)
-    groups = images.fieldmaps(sidecars)
+    names = sorted(set(images.bold) - set(given))
+    anat, why = None, ""
+    try:
+        if names:  # runs that are preprocessed need no anatomy
+            anat, why = find_anatomy(trees, label, science.spaces)
+    except (AppError, OSError) as error:
+        found.failed |= dict.fromkeys(names, as_app_error(error))
+        names = []
+    groups = images.fieldmaps(sidecars, numbered=settings.execution.privacy == "strict")
     raw: list[Run] = []
     fits: dict[str, Given] = {}
-    for name in sorted(set(images.bold) - set(given)):
+    for name in names:
         try:
             if anat is None:
-                for image in images.t1w:
-                    check_present(image)
+                _check_here(images.t1w)
             has_t1w = bool(images.t1w) or anat is not None
             run = build_run(
                 name, images, sidecars=sidecars, science=science, groups=groups, has_t1w=has_t1w
@@ -194,6 +206,11 @@ def _add_participant(
         _check_empty(folder, asked=label in settings.selection.participant_label)
 
 
+def _check_here(paths: Iterable[Path]) -> None:
+    for path in paths:
+        check_file(path)
+
+
 def _list(folder: Path, found: Found) -> list[Path]:
     """List the images of a participant; a folder that is closed is kept as an error."""
     files, closed = list_images(folder) if os.path.lexists(folder) else ([], [])
@@ -215,8 +232,7 @@ def _add_anatomy(found: Found, label: str, images: Files) -> None:
     """Add a participant of whom only the anatomy is wanted."""
     name = f"sub-{label}"
     try:
-        for image in images.t1w:
-            check_present(image)
+        _check_here(images.t1w)
         if not images.t1w:
             raise NoInputError(
                 f"{name} has no T1w image, and only the anatomy is asked for",
@@ -237,6 +253,24 @@ def _unknown_participant(label: str, here: set[str], root: Path) -> NothingSelec
     )
 
 
+def _unmatched(found: Found, root: Path, selection: Selection) -> list[str]:
+    """List the labels that no run has, whatever became of it, beside others that some have."""
+    runs = [run.name for one in found.participants for run in one.raw]
+    runs += [run.name for one in found.participants for run in one.precomputed]
+    if not runs:  # the anatomy alone was asked for, or nothing could be read
+        return []
+    told = []
+    for option in ("session_label", "task_label", "run_label"):
+        key = ASKED[option]
+        pattern = re.compile(rf"_{key}-0*([0-9A-Za-z+]+)")
+        have = {match[1] for name in (*runs, *found.failed) if (match := pattern.search(name))}
+        for label in getattr(selection, option):
+            if (label.lstrip("0") or "0") not in have:
+                said = suggest_label(root, {option: (label,)})
+                told.append(said or f"--{option.replace('_', '-')} {label}")
+    return told
+
+
 def _nothing(found: Found, root: Path, selected: Mapping[str, Any]) -> AppError:
     if found.failed:
         return next(iter(found.failed.values()))
@@ -244,8 +278,8 @@ def _nothing(found: Found, root: Path, selected: Mapping[str, Any]) -> AppError:
         return NothingSelectedError(
             f"the selection leaves no BOLD run of {root}",
             fix=suggest_label(root, selected)
-            or "loosen --participant-label, --session-label, --task-label, --run-label or the "
-            "filter file",
+            or "loosen --participant-label, --session-label, --task-label, --run-label, "
+            "--echo-label or the filter file",
         )
     return NoInputError(
         f"{root} holds no BOLD run; expected sub-*/[ses-*/]func/*_bold.nii[.gz]",

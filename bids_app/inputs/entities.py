@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.bids_app.settings import Selection
 
-__all__ = ["Filters", "check_clashes", "matches", "parse_name", "read_filters"]
+__all__ = ["Filters", "check_clashes", "check_length", "matches", "parse_name", "read_filters"]
 
 LONG: Final = {
     "acquisition": "acq",
@@ -80,14 +80,32 @@ def parse_name(path: Path) -> dict[str, str]:
     if len(entities) < len(pairs):
         raise DataError(f"{path.name!r} names an entity twice", fix="rename the file as BIDS says")
     _check_folder(path, entities)
-    length = sum(len(pair) + 1 for pair in pairs if pair.split("-")[0] not in ADDED)
+    check_length(path, [pair for pair in pairs if pair.split("-")[0] not in ADDED])
+    return {**entities, "suffix": suffix}
+
+
+def check_length(path: Path, pairs: Iterable[str]) -> None:
+    """Refuse an image whose results would have names that no disk takes.
+
+    Parameters
+    ----------
+    path : Path
+        The image.
+    pairs : iterable of str
+        Those parts of its name that names of results begin with.
+
+    Raises
+    ------
+    DataError
+        If they are too long.
+    """
+    length = sum(len(pair) + 1 for pair in pairs)
     if length > SOURCE_MAX:
         raise DataError(
             f"{path.name!r} has {length} letters before its suffix; expected {SOURCE_MAX} at most, "
             "since names of results are longer and no disk takes more than 255",
             fix="shorten its labels",
         )
-    return {**entities, "suffix": suffix}
 
 
 def _check_folder(path: Path, entities: Mapping[str, str]) -> None:
@@ -164,7 +182,7 @@ def read_filters(selection: Selection) -> dict[str, dict[str, Any]]:
     dict
         Filters of ``bold``, ``t1w``, ``sbref`` and ``fmap`` files. Labels given as options hold
         for BOLD files;
-        a file without the entity goes out only where the option names a session or a task.
+        a file without the entity stays only where the option names a run.
 
     Raises
     ------
@@ -177,6 +195,7 @@ def read_filters(selection: Selection) -> dict[str, dict[str, Any]]:
         "ses": selection.session_label,
         "task": selection.task_label,
         "run": selection.run_label,
+        "echo": selection.echo_label,
     }
     for key, labels in given.items():
         if labels and key in bold:

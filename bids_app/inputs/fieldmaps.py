@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from neurostorm_app.bids_app.inputs.entities import parse_name
+from neurostorm_app.bids_app.inputs.fieldmap_labels import Labels
 from neurostorm_app.errors import AppError
 from neurostorm_app.pipelines.header import tell_value
 from neurostorm_app.pipelines.stage import Fieldmap, Scan
@@ -60,7 +61,7 @@ class FieldmapGroup:
 
 
 def find_fieldmaps(
-    fmap: Iterable[Path], others: Iterable[Path], sidecars: Sidecars
+    fmap: Iterable[Path], others: Iterable[Path], sidecars: Sidecars, *, numbered: bool = False
 ) -> tuple[FieldmapGroup, ...]:
     """Group the images of a participant that tell of the field.
 
@@ -73,6 +74,8 @@ def find_fieldmaps(
         made of does not depend on the selection of runs.
     sidecars : Sidecars
         Of the dataset.
+    numbered : bool
+        Name all field maps by numbers, whatever their identifiers are.
 
     Returns
     -------
@@ -82,7 +85,7 @@ def find_fieldmaps(
     broken: dict[Path, str] = {}
     scans = {path: _read(path, sidecars, broken) for path in sorted(fmap)}
     epis = {path: _read(path, sidecars, broken) for path in sorted(others)}
-    labels: set[str] = set()
+    labels = Labels(numbered=numbered)
     named: dict[str, list[Scan]] = {}
     for scan in [*scans.values(), *epis.values()]:
         for identifier in _words(scan.metadata.get("B0FieldIdentifier")):
@@ -90,13 +93,13 @@ def find_fieldmaps(
     groups = []
     for identifier, members in sorted(named.items()):
         whole = [*members, *_magnitudes_of(members, scans.values())]
-        label = _unique(re.sub(r"[^0-9A-Za-z]", "", identifier) or "field", labels)
+        label = labels.of(identifier, members[0].path)
         groups.append(_group(label, whole, broken, identifier=identifier))
     taken = {scan.path for group in groups for scan in group.fieldmap.scans}
     rest = [scan for scan in scans.values() if scan.path not in taken]
-    for number, members in enumerate(_by_name(rest)):
-        label = _unique(f"auto{number:05d}", labels)
-        groups.append(_with_opposite(_group(label, members, broken), epis.values(), sidecars.root))
+    for members in _by_name(rest):
+        group = _group(labels.next(), members, broken)
+        groups.append(_with_opposite(group, epis.values(), sidecars.root))
     return tuple(groups)
 
 
@@ -113,14 +116,6 @@ def _words(value: object) -> list[str]:
     """Bring a string or a list of strings to a list."""
     values = value if isinstance(value, list) else [value]
     return [word for word in values if isinstance(word, str) and word]
-
-
-def _unique(label: str, taken: set[str]) -> str:
-    number = 1
-    while (own := label if number == 1 else f"{label}{number}") in taken:
-        number += 1
-    taken.add(own)
-    return own
 
 
 def _suffix(scan: Scan) -> str:

@@ -1,12 +1,14 @@
 """What fMRIPrep, DeepPrep or an earlier call of ours has estimated, found by its names.
 
 An anatomy, and what a run's series can be made from at any time: references, mask, transforms
-and field. What is not whole is not used, and which file is missing is said.
+and field. What is not whole is not used, and which file is missing is said; a link to content that
+is elsewhere is not missing, but an error that says how to get it.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +16,7 @@ from neurostorm_app.bids_app.derivatives import derivative_path
 from neurostorm_app.bids_app.inputs.acquisitions import name_of
 from neurostorm_app.bids_app.inputs.entities import parse_name
 from neurostorm_app.bids_app.participant.images import ANAT, anat_in, maps_between, of_field, of_fit
+from neurostorm_app.pipelines.header import check_present
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -78,6 +81,11 @@ def find_anatomy(
         transforms and images in standard spaces.
     str
         What is missing where there is none.
+
+    Raises
+    ------
+    NoInputError
+        If a file is a link to content that is not on this machine.
     """
     why = "no desc-preproc_T1w.nii.gz is in it"
     for tree, root in trees.items():
@@ -96,7 +104,7 @@ def find_anatomy(
                 if space.is_standard:
                     files |= _in_space(root, stem, space)
             qc = root / "logs" / f"sub-{participant}_qc.json"
-            files |= {"qc": qc} if qc.is_file() else {}
+            files |= {"qc": qc} if _is_here(qc) else {}
             return Given(tree=tree, files=files), ""
     return None, why
 
@@ -139,6 +147,11 @@ def find_fit(
         References, mask and transforms, and its field if it was corrected by one.
     tuple of str
         Where it was taken from, or what is missing.
+
+    Raises
+    ------
+    NoInputError
+        If a file is a link to content that is not on this machine.
     """
     notes = []
     for tree, root in trees.items():
@@ -166,18 +179,18 @@ def _fit_in(tree: str, root: Path, name: str, spaces: Iterable[OutputSpace]) -> 
     if "coreg_xfm" not in files:
         for target in T1W_NAMES:
             path = folder / f"{name}_from-boldref_to-{target}_mode-image_xfm.txt"
-            files |= {"coreg_xfm": path} if path.is_file() else {}
+            files |= {"coreg_xfm": path} if _is_here(path) else {}
     if not {"hmc_xfm", "hmc_boldref", "coreg_boldref", "coreg_xfm"} & files.keys():
         return None
     for space in spaces:
         if space.is_standard and "coreg_xfm" not in files:
             files |= _there(root, name, maps_between("boldref", space.name, datatype="func"))
     qc = root / "logs" / f"{name}_qc.json"
-    files |= {"qc": qc} if qc.is_file() else {}
+    files |= {"qc": qc} if _is_here(qc) else {}
     fit = Given(tree=tree, files=files)
     for path in sorted(folder.glob(f"{name}_from-boldref_to-*_xfm.txt")):
         target = parse_name(path)["to"]
-        if target not in {*T1W_NAMES, "orig"}:
+        if target not in {*T1W_NAMES, "orig"} and _is_here(path):
             return replace(fit, fmapid=target, files=_with_field(root, name, fit, path, target))
     return fit
 
@@ -196,8 +209,8 @@ def _with_field(root: Path, name: str, fit: Given, xfm: Path, fmapid: str) -> di
         for folder in folders:
             found = sorted(folder.glob(f"fmap/*_fmapid-{fmapid}_{pattern}.nii.gz"))
             # A field of several levels of splines has several files; the field in Hz is one.
-            if len(found) == 1:
-                files.setdefault(role, found[0])
+            if len(found) == 1 and role not in files and _is_here(found[0]):
+                files[role] = found[0]
     return files
 
 
@@ -237,6 +250,14 @@ def _path(root: Path, stem: str, output: Output, **other: str) -> Path:
     )
 
 
+def _is_here(path: Path) -> bool:
+    """Tell whether a file is there; one whose content is elsewhere is not taken for none."""
+    if not os.path.lexists(path):
+        return False
+    check_present(path)
+    return path.is_file()
+
+
 def _there(root: Path, stem: str, outputs: Iterable[Output]) -> dict[str, Path]:
     """Find the files that are there, by role; a resolution may be written with a zero."""
     found: dict[str, Path] = {}
@@ -244,6 +265,6 @@ def _there(root: Path, stem: str, outputs: Iterable[Output]) -> dict[str, Path]:
         paths = [_path(root, stem, output)]
         if "res" in output.entities:
             paths.append(_path(root, stem, output, res="0" + output.entities["res"]))
-        path = next((path for path in paths if path.is_file()), None)
+        path = next((path for path in paths if _is_here(path)), None)
         found |= {output.role: path} if path else {}
     return found

@@ -5,14 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
+from urllib.parse import quote, unquote, urlparse
 
 from neurostorm_app.bids_app.inputs.sidecars import read_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["follow_uri", "linked_datasets"]
+__all__ = ["follow_uri", "linked_datasets", "quoted", "unquoted"]
+
+
+def quoted(path: str) -> str:
+    r"""Write a path as part of a URI, byte by byte: it need not be UTF-8.
+
+    Examples
+    --------
+    >>> quoted("a b/J\udcf6rg")
+    'a%20b/J%F6rg'
+    """
+    return quote(path, errors="surrogateescape")
+
+
+def unquoted(text: str) -> str:
+    """Read a path that stands in a URI."""
+    return unquote(text, errors="surrogateescape")
 
 
 def linked_datasets(root: Path) -> dict[str, Path]:
@@ -34,7 +50,7 @@ def linked_datasets(root: Path) -> dict[str, Path]:
     for name, link in links.items() if isinstance(links, dict) else ():
         url = urlparse(str(link))
         if url.path and url.scheme in {"", "file"}:
-            folder = (root / unquote(url.path)).resolve()
+            folder = (root / unquoted(url.path)).resolve()
             if folder.is_dir():
                 found[str(name)] = folder
     return found
@@ -52,6 +68,6 @@ def follow_uri(uri: str, links: Mapping[str, Path]) -> Path | None:
     match = re.fullmatch(r"bids:([^:]*):(.+)", uri)
     if match is None or match[1] not in links:
         return None
-    relative = Path(unquote(match[2]))
+    relative = Path(unquoted(match[2]))
     inside = not relative.is_absolute() and ".." not in relative.parts
     return links[match[1]] / relative if inside else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.inputs.entities import matches, parse_name
+from neurostorm_app.bids_app.inputs.misnamed import name_misnamed
 from neurostorm_app.bids_app.inputs.sidecars import read_object
 from neurostorm_app.errors import AppError, DataError
 from neurostorm_app.pipelines.header import check_present, check_tr, read_series_header
@@ -80,13 +81,14 @@ def find_precomputed(
     Returns
     -------
     dict
-        By the name of the run; an error where its files cannot be used.
+        By the name of the run; an error where its files cannot be used, and for each file whose
+        name is not BIDS.
     """
     asked = [space.name for space in spaces if space.name in SPACES]
     preferred = list(dict.fromkeys([*asked, *SPACES]))
     found: dict[str, Precomputed | AppError] = {}
     for tree, root in trees.items():
-        for name, paths in _series_by_run(root, participant, filters, found).items():
+        for name, paths in _series_by_run((tree, root), participant, filters, found).items():
             best = min(paths, key=lambda path: _rank(parse_name(path), preferred))
             try:
                 found[name] = _build(name, best, tree=tree, root=root)
@@ -96,12 +98,13 @@ def find_precomputed(
 
 
 def _series_by_run(
-    root: Path,
+    named: tuple[str, Path],
     participant: str,
     filters: Mapping[str, Any],
     found: dict[str, Precomputed | AppError],
 ) -> dict[str, list[Path]]:
     """Find the series of runs that no derivative before has; wrong names are noted in `found`."""
+    tree, root = named
     pattern = f"sub-{participant}_*_desc-preproc_bold.nii*"
     folder = root / f"sub-{participant}"
     paths = [*folder.glob(f"func/{pattern}"), *folder.glob(f"ses-*/func/{pattern}")]
@@ -110,7 +113,7 @@ def _series_by_run(
         try:
             entities = parse_name(path)
         except AppError as error:
-            found[path.name.partition("_space-")[0]] = error
+            found[name_misnamed(path, tree=tree)] = error
             continue
         if _run_name(entities) in found:
             continue

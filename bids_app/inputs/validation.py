@@ -7,6 +7,7 @@ What is wrong with a single image is left to the run it belongs to; the others g
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import os
@@ -115,15 +116,13 @@ def _build_skeleton(root: Path, participants: Sequence[str], folder: Path) -> No
 
 def _filter_participants(table: Path, participants: Sequence[str], target: Path) -> None:
     """Copy the rows of some participants: the validator compares rows and folders."""
-    wanted = {f"sub-{label}" for label in participants}
-    header, *rows = table.read_text(encoding="utf-8").splitlines() or [""]
-    column = header.split("\t").index("participant_id") if "participant_id" in header else 0
-    kept = [
-        row
-        for row in rows
-        if row.split("\t")[column : column + 1] and row.split("\t")[column] in wanted
-    ]
-    target.write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
+    wanted = {f"sub-{label}".encode() for label in participants}
+    # As bytes: a mark at the start, or letters that are not UTF-8, are the validator's to judge.
+    header, *rows = table.read_bytes().splitlines() or [b""]
+    names = header.removeprefix(codecs.BOM_UTF8).split(b"\t")
+    column = names.index(b"participant_id") if b"participant_id" in names else 0
+    kept = [row for row in rows if wanted.intersection(row.split(b"\t")[column : column + 1])]
+    target.write_bytes(b"\n".join([header, *kept]) + b"\n")
 
 
 def _errors(folder: Path, scratch: Path) -> list[dict[str, Any]]:

@@ -211,6 +211,8 @@ def admit(
     disks.promise(whole)
     fitting: dict[str, RunPieces] = {}
     for name, pieces in stale.items():
+        if call.is_over(progress):
+            break
         with contained(progress[name]):
             need = need_of_run(participant, pieces, call)
             check_memory(name, need, limit)

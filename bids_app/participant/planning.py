@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.participant.admission import Disks, check_memory
 from neurostorm_app.bids_app.participant.needs import (
     need_of_anatomy,
@@ -72,8 +74,10 @@ class PlannedRun:
     problem: str = ""
 
 
-def plan_runs(found: Found, call: Call) -> list[PlannedRun]:
+def plan_runs(found: Found, call: Call) -> tuple[list[PlannedRun], dict[str, AppError]]:
     """Plan each run from headers and records; nothing is written.
+
+    An input is read only if a record may hold its hash.
 
     Parameters
     ----------
@@ -84,11 +88,15 @@ def plan_runs(found: Found, call: Call) -> list[PlannedRun]:
 
     Returns
     -------
-    list of PlannedRun
+    rows : list of PlannedRun
         One a run in the order of the work, after one for an anatomy that is to be made.
+    failed : dict of str to AppError
+        Errors of runs that cannot be planned, by their names.
     """
-    disks = Disks(call.scratch, call.root)
-    return [row for p in found.participants for row in _plan_participant(p, call, disks)]
+    planner = _Planner(call, Disks(call.scratch, call.root))
+    for participant in found.participants:
+        planner.plan(participant)
+    return planner.rows, planner.failed
 
 
 def describe_plan(found: Found, call: Call, resources: Resources) -> Iterator[str]:
@@ -114,13 +122,13 @@ def describe_plan(found: Found, call: Call, resources: Resources) -> Iterator[st
         f"({resources.cores} cores by {resources.cores_from}), up to {plan.memory / GIB:.1f} GiB "
         f"({resources.memory / GIB:.1f} GiB by {resources.memory_from})"
     )
-    rows = plan_runs(found, call)
+    rows, failed = plan_runs(found, call)
     for row in rows:
         yield f"{row.name}: {row.todo}"
         yield from (f"{row.name}: note: {note}" for note in row.notes)
         if row.problem:
             yield f"{row.name}: would be refused: {row.problem}"
-    for name, error in sorted({**found.failed, **call.missing}.items()):
+    for name, error in sorted({**found.failed, **call.missing, **failed}.items()):
         yield f"{name}: would fail: {error.what} [exit code {int(error.exit_code)}]"
         yield f"  what to do: {error.fix}"
     yield from table_of(rows)
@@ -170,20 +178,48 @@ def _cells(row: PlannedRun) -> tuple[str, ...]:
     )
 
 
-def _plan_participant(participant: Participant, call: Call, disks: Disks) -> Iterator[PlannedRun]:
-    label = participant.label
-    anat = anat_pieces(participant, call)
-    made = need_of_anatomy(participant, anat, call)
+@dataclass(slots=True)
+class _Planner:
+    """Plans of the participants so far, each contained in itself as the work is."""
+
+    call: Call
+    disks: Disks
+    rows: list[PlannedRun] = field(default_factory=list)
+    failed: dict[str, AppError] = field(default_factory=dict)
+
+    def plan(self, participant: Participant) -> None:
+        """Plan the runs of a participant, after its anatomy."""
+        label, call = participant.label, self.call
+        if participant.raw or call.settings.selection.anat_only:
+            with self._contained(*[run.name for run in participant.raw] or [f"sub-{label}"]):
+                anat = anat_pieces(participant, call)
+                self.rows += _plan_anatomy(participant, anat, call, self.disks)
+                for run in participant.raw:
+                    with self._contained(run.name):
+                        self.rows.append(_plan_raw(run, participant, anat, call, self.disks))
+        for item in participant.precomputed:
+            with self._contained(item.name):
+                self.rows.append(_plan_precomputed(item, call, self.disks))
+        self.disks.clear_scratch()  # it is removed before the next participant
+
+    @contextlib.contextmanager
+    def _contained(self, *names: str) -> Iterator[None]:
+        """Keep an error where it belongs, so that the plan of the others is made."""
+        try:
+            yield
+        except (AppError, OSError) as error:
+            self.failed |= dict.fromkeys(names, as_app_error(error))
+
+
+def _plan_anatomy(
+    participant: Participant, anat: Anatomy | None, call: Call, disks: Disks
+) -> Iterator[PlannedRun]:
+    name, made = f"sub-{participant.label}", need_of_anatomy(participant, anat, call)
     if call.settings.selection.anat_only:
         words = "anatomy: nothing to do" if not made.steps else "make the anatomy"
-        yield _row(f"sub-{label}", words, made, call, disks)
-    elif made.steps and participant.raw:
-        yield _row(f"sub-{label}", "make the anatomy, once for its runs", made, call, disks)
-    for run in participant.raw:
-        yield _plan_raw(run, participant, anat, call, disks)
-    for item in participant.precomputed:
-        yield _plan_precomputed(item, call, disks)
-    disks.clear_scratch()  # it is removed before the next participant
+        yield _row(name, words, made, call, disks)
+    elif made.steps:
+        yield _row(name, "make the anatomy, once for its runs", made, call, disks)
 
 
 def _plan_raw(
@@ -244,10 +280,6 @@ def _models_of_raw(pieces: RunPieces, call: Call) -> str:
     for files in call.models:
         space = choose_space(science.spaces, files.card.contract.space)
         ready[files.card.name] = ready_from_raw(pieces, space, call)
-    return _embeddings(ready, call)
-
-
-def _embeddings(ready: Mapping[str, Ready], call: Call) -> str:
     return _words(_missing(ready, call), call)
 
 

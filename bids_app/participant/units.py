@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from neurostorm_app.bids_app.participant.pieces import RunPieces
     from neurostorm_app.bids_app.privacy import Rules
     from neurostorm_app.bids_app.provenance import Ledger
+    from neurostorm_app.bids_app.results import Progress
     from neurostorm_app.bids_app.settings import Science, Settings
     from neurostorm_app.errors import AppError
     from neurostorm_app.pipelines.resources import Plan
@@ -85,6 +86,10 @@ class Call:
     def stops(self) -> bool:
         """Whether the first failure ends the work."""
         return self.settings.execution.stop_on_first_crash
+
+    def is_over(self, progress: Mapping[str, Progress]) -> bool:
+        """Tell whether a run has failed and that ends the work."""
+        return self.stops and any(run.errors for run in progress.values())
 
     @property
     def root(self) -> Path:

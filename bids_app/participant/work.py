@@ -12,11 +12,10 @@ import shutil
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.derivatives import write_json
 from neurostorm_app.bids_app.energy import Meter
-from neurostorm_app.bids_app.engines import Wanted
 from neurostorm_app.bids_app.participant.admission import admit
 from neurostorm_app.bids_app.participant.derived import derive
 from neurostorm_app.bids_app.participant.embedding import embed_runs
@@ -29,6 +28,7 @@ from neurostorm_app.bids_app.participant.units import (
     ready_from_precomputed,
     ready_from_raw,
 )
+from neurostorm_app.bids_app.participant.wanting import want
 from neurostorm_app.bids_app.provenance import now
 from neurostorm_app.bids_app.results import (
     Progress,
@@ -42,13 +42,13 @@ from neurostorm_app.pipelines.progress import renaming
 from neurostorm_app.pipelines.resources import peak_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from neurostorm_app.bids_app.engines import Preprocessed
+    from neurostorm_app.bids_app.engines import Preprocessed, Wanted
     from neurostorm_app.bids_app.inputs.dataset import Participant
     from neurostorm_app.bids_app.inputs.precomputed import Precomputed
-    from neurostorm_app.bids_app.participant.pieces import Anatomy, Piece, RunPieces
+    from neurostorm_app.bids_app.participant.pieces import Anatomy, RunPieces
     from neurostorm_app.bids_app.participant.units import Call, Ready
 
 __all__ = ["process_participants"]
@@ -86,12 +86,15 @@ def process_participants(participants: Sequence[Participant], call: Call) -> lis
         made |= {i.name: partial(_as_given, i, call) for i in participant.precomputed}
         progress |= here
         makers |= {name: made[name] for name in here if name in made}
-    if call.settings.runs_models and not (
-        call.stops and any(run.errors for run in progress.values())
-    ):
+    if call.settings.runs_models and not call.is_over(progress):
         embed_runs(makers, progress, call)
     derive(makers, progress, call)
     results = [run.result() for run in progress.values()]
+    if call.is_over(progress):
+        tried = [result for result in results if result.errors or result.stages or result.outputs]
+        if untried := [result.name for result in results if result not in tried]:
+            log.error("stopped at the first failure: %s not tried", ", ".join(untried))
+        results = tried
     for result in results:
         _write_run_report(result, call)
         tell_result(result)
@@ -129,19 +132,15 @@ def _preprocess(
         anat = anat_pieces(participant, call)
         runs: dict[str, RunPieces] = {}
         for run in participant.raw:
+            if call.is_over(progress):
+                break
             with contained(progress[run.name]):
                 runs[run.name] = run_pieces(run, anat, participant.fits.get(run.name), call)
         mend(participant.label, anat, runs, call)
-        stale = {
-            name: pieces
-            for name, pieces in runs.items()
-            if not all(piece.held(call) for piece in pieces.all)
-        }
-        if stale or (anat and not all(piece.held(call) for piece in anat.all)):
-            fitting, plan = admit(participant, anat, stale, call, progress)
-            if fitting or not stale:
-                _make(participant, anat, fitting, replace(call, plan=plan), progress)
+        _make_stale(participant, anat, runs, call, progress)
         done = {name: pieces for name, pieces in runs.items() if not progress[name].errors}
+        if call.is_over(progress):
+            done = {name: p for name, p in done.items() if all(piece.held(call) for piece in p.all)}
         for name, pieces in done.items():
             progress[name].quality = _quality(call.root, name)
             for piece in pieces.all:
@@ -150,56 +149,36 @@ def _preprocess(
     return done
 
 
+def _make_stale(
+    participant: Participant,
+    anat: Anatomy | None,
+    runs: Mapping[str, RunPieces],
+    call: Call,
+    progress: Mapping[str, Progress],
+) -> None:
+    """Make what is not there, as far as there is room for it."""
+    stale = {
+        name: pieces
+        for name, pieces in runs.items()
+        if not all(piece.held(call) for piece in pieces.all)
+    }
+    if not stale and (anat is None or all(piece.held(call) for piece in anat.all)):
+        return
+    fitting, plan = admit(participant, anat, stale, call, progress)
+    if stale and not fitting:
+        return
+    parts = [fitting]
+    if call.stops and fitting:  # side by side, the others would go on when one fails
+        parts = [{name: pieces} for name, pieces in fitting.items()]
+    for part in parts:
+        if not call.is_over(progress):
+            _make(participant, anat, part, replace(call, plan=plan), progress)
+
+
 def _quality(root: Path, name: str) -> Mapping[str, Any] | None:
     """Read what the preprocessing thinks of a run."""
     _, quality = said(read_qc(root / "logs" / f"{name}_qc.json"), "quality")
     return quality if isinstance(quality, dict) and "verdict" in quality else None
-
-
-def _want(
-    participant: Participant, anat: Anatomy | None, stale: Mapping[str, RunPieces], call: Call
-) -> Wanted:
-    """Work out what is missing, and hand over what is there."""
-    whole = call.settings.science.spaces
-    pieces = [p for run in stale.values() for p in run.all] + list(anat.all if anat else ())
-    missing = [piece for piece in pieces if not piece.held(call)]
-    anew = anat is not None and not anat.native.held(call)
-    # A new anatomy, or a run without one, is led by the templates, whatever else is missing.
-    if anew or any(run.templates for run in stale.values()):
-        spaces = whole
-    else:
-        names = {piece.space.label for piece in missing if piece.space}
-        spaces = tuple(space for space in whole if space.label in names)
-    kinds = {piece.unit.kind for piece in missing}
-    level: Literal["minimal", "resampling", "full"] = "minimal"
-    if kinds & {"bold", "confounds"}:
-        level = "full"
-    elif "reference" in kinds:
-        level = "resampling"
-    fits = {
-        name: _there(run.all, call, call.root / "logs" / f"{name}_qc.json")
-        for name, run in stale.items()
-        if all(piece.held(call) for piece in (*run.estimates, *run.templates.values()))
-    }
-    qc = call.root / "logs" / f"sub-{participant.label}_qc.json"
-    known = None if anat is None or anew else _there(anat.all, call, qc)
-    return Wanted(
-        t1w=participant.t1w,
-        runs=tuple(run.run for run in stale.values()),
-        spaces=spaces,
-        level=level,
-        anat=known,
-        fits=fits,
-    )
-
-
-def _there(pieces: Iterable[Piece], call: Call, qc: Path) -> dict[str, Path]:
-    """Gather the files of the pieces that are held, by role."""
-    files = {"qc": qc} if qc.is_file() else {}
-    for piece in pieces:
-        if piece.held(call):
-            files |= piece.files(call)
-    return files
 
 
 def _make(
@@ -211,7 +190,7 @@ def _make(
 ) -> None:
     """Preprocess what is stale and take the files into the output folder."""
     label = participant.label
-    wanted = _want(participant, anat, stale, call)
+    wanted = want(participant, anat, stale, call)
     held = wanted.anat is not None or anat is None
     words = _words(wanted, len(stale), anatomy=not held)
     log.info("sub-%s: preprocessing %s", label, words, extra={"step": True})
@@ -240,6 +219,7 @@ def _make(
     if anat and done.anat:
         keeper.keep_anat(label, done, given=wanted.anat is not None)
         names = [run.name for run in participant.raw] or list(progress)
+        names = list(stale) if call.stops and stale else names  # others may never be tried
         for name in () if held else names:
             progress[name].stages.append(StageTime("anatomy", seconds))
     elif anat and not stale:

@@ -42,6 +42,9 @@ class Selection(Frozen):
     """Tasks, or a file with one label a line. Default: all."""
     run_label: Annotated[tuple[str, ...], Flag("LABEL", ("--run-id",))] = ()
     """Runs, or a file with one label a line. Default: all."""
+    echo_label: Annotated[tuple[str, ...], Flag("INDEX", ("--echo-idx",))] = ()
+    """Echoes, or a file with one index a line; series without echoes are left out, and one echo
+    alone is a run of its own. Default: all, combined."""
     bids_filter_file: Annotated[Path | None, Flag("FILE")] = None
     """JSON as for fMRIPrep: {"bold": {"task": "rest", "session": null}, "t1w": {...}}, and so
     "sbref" and "fmap"; null takes files without the entity, "*" files with any value of it."""
@@ -100,8 +103,8 @@ class Science(Frozen):
     released fine-tuned NeuroSTORM files were evaluated."""
     max_windows: Annotated[int | None, Field(gt=0), Flag("N")] = None
     """Most windows of a run that are embedded: those from which the others can best be told, found
-    without any training. Models that take single volumes or whole runs (mind-vis, connectome) are
-    left as they are. Default: all."""
+    without any training; such as share volumes only where no others are left. Models that take
+    single volumes or whole runs (mind-vis, connectome) are left as they are. Default: all."""
     parity: Literal["none", "upstream"] = "none"
     """upstream: prepare volumes by upstream's own arithmetic (header TR, no affine, 8 bits), for
     comparison only."""
@@ -172,11 +175,12 @@ class Science(Frozen):
 
 
 class Prediction(Frozen):
-    """What to predict at the group level, and how it is evaluated."""
+    """What to predict at the group level, how it is evaluated, and what else it makes."""
 
     target: Annotated[tuple[str, ...], Flag("NAME")] = ()
     """Columns to predict from the embeddings, by commas or spaces: of participants.tsv, of
-    phenotype/*.tsv or of sessions.tsv. FILE:NAME, such as sessions:age, where two files have it."""
+    phenotype/*.tsv or of sessions.tsv. FILE:NAME, such as sessions:age, where two files have it.
+    task is the task of each run, as its name says; runs:task where a file has such a column."""
     participants_file: Annotated[Path | None, Flag("FILE")] = None
     """Table with the column participant_id, instead of participants.tsv of BIDS_DIR."""
     group_column: Annotated[str | None, Flag("NAME")] = None
@@ -208,6 +212,10 @@ class Prediction(Frozen):
     with random weights now, from the preprocessed series, where that was not done before."""
     save_heads: bool = False
     """Also fit a head on all participants, for neurostorm-tools predict on new ones."""
+    index_kind: Literal["auto", "exact", "ivf", "hnsw", "pq"] = "auto"
+    """How the index of each model finds similar runs: all are compared, or lists (ivf), a graph
+    (hnsw: quick to ask, slow to build), or lists of codes (pq: small, less exact). auto: exact up
+    to 200,000 runs, then ivf, and pq where whole vectors do not fit beside the table in --mem."""
 
 
 class Execution(Frozen):
@@ -246,7 +254,8 @@ class Execution(Frozen):
     """Group level: collect only part I of N of the participants, as one of N jobs; a call without
     it joins the parts."""
     stop_on_first_crash: bool = False
-    """Stop at the first run that fails instead of finishing the others."""
+    """Stop at the first run that fails instead of finishing the others; runs are preprocessed one
+    by one then."""
     privacy: Literal["standard", "strict"] = "standard"
     """strict: no absolute paths, dates or faces in any output."""
     executor: Annotated[

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["suggest_label", "suggest_option", "suggest_value"]
+__all__ = ["ASKED", "suggest_label", "suggest_option", "suggest_value"]
 
-ASKED: Final = {"session_label": "ses", "task_label": "task", "run_label": "run"}
+ASKED: Final = {
+    "session_label": "ses",
+    "task_label": "task",
+    "run_label": "run",
+    "echo_label": "echo",
+}
 """Labels that stand in file names, by the option that selects them."""
 MOST: Final = 20
 """Participants whose file names are looked at; those of the others are like them."""
@@ -69,7 +74,7 @@ def suggest_value(value: object, message: str) -> str:
 
 
 def suggest_label(root: Path, asked: Mapping[str, tuple[str, ...]]) -> str:
-    """Suggest labels of sessions, tasks and runs for those that no file has.
+    """Suggest labels of sessions, tasks, runs and echoes for those that no file has.
 
     Parameters
     ----------
@@ -93,7 +98,7 @@ def suggest_label(root: Path, asked: Mapping[str, tuple[str, ...]]) -> str:
     for field, key in ASKED.items():
         found = {m[1] for name in names for m in re.finditer(rf"_{key}-([^_.]+)", name)}
         for label in asked.get(field, ()):
-            # Runs are compared as numbers.
+            # Runs and echoes are compared as numbers.
             if label.lstrip("0") not in {name.lstrip("0") for name in found}:
                 option = "--" + field.replace("_", "-")
                 there = ", ".join(sorted(found)[:10]) or "none"

@@ -49,6 +49,7 @@ PREFIXES: Final = {
     "session_label": "ses-",
     "task_label": "task-",
     "run_label": "run-",
+    "echo_label": "echo-",
 }
 NATIVE: Final = frozenset({"native", "func", "run", "bold", "boldref", "sbref"})
 ANATOMICAL: Final = frozenset({"T1w", "anat"})

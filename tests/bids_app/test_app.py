@@ -13,7 +13,7 @@ from neurostorm_app.bids_app import app
 from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.derivatives import move_aside
 from neurostorm_app.bids_app.engines import ModelFiles
-from neurostorm_app.bids_app.participant import keeping
+from neurostorm_app.bids_app.participant import admission, keeping
 from neurostorm_app.bids_app.participant.units import Call, Ready, embedding_unit
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.errors import (
@@ -28,6 +28,7 @@ from neurostorm_app.errors import (
 )
 from neurostorm_app.models import read_card
 from neurostorm_app.models.card import Output
+from neurostorm_app.pipelines.need import Need, Step
 from neurostorm_app.pipelines.predict import interpret
 from neurostorm_app.pipelines.resources import Plan
 from neurostorm_app.pipelines.stage import StandardSeries
@@ -395,6 +396,45 @@ def test_the_first_failure_ends_the_call_when_asked(call, fake):
     result, done = call(stop_on_first_crash=True)
     assert all(run.name.startswith("sub-01") for run in result.runs)
     assert not any("02" in name for name in done)
+
+
+def test_the_first_run_that_fails_ends_the_preprocessing_of_its_participant(
+    call, fake, tmp_path, caplog
+):
+    fake.broken[RUN] = CorruptImageError("no volumes", fix="convert it again")
+    result, done = call(stop_on_first_crash=True)
+    assert [(run.name, run.status) for run in result.runs] == [(RUN, "failed")]
+    assert [[run.name for run in wanted.runs] for wanted in fake.wanted] == [[RUN]]
+    assert not any("run-2" in name for name in done)
+    assert "stopped at the first failure: sub-01_task-rest_run-2 not tried" in caplog.text
+    assert not list((tmp_path / "out" / "logs").glob("*run-2_report.json"))
+    fake.broken.clear()
+    result, done = call(stop_on_first_crash=True)
+    assert {run.status for run in result.runs} == {"done"}
+    assert "anat 01" not in done, "it was kept"
+    assert [len(wanted.runs) for wanted in fake.wanted[1:]] == [1, 1, 1, 1]
+    assert {run.status for run in call(stop_on_first_crash=True)[0].runs} == {"reused"}
+
+
+def test_a_run_without_room_ends_the_work_on_its_participant_when_asked(call, fake, monkeypatch):
+    real = admission.need_of_run
+
+    def need_of(participant, pieces, call):
+        need = real(participant, pieces, call)
+        return need + Need(steps=(Step("huge", 2**50, 1),)) if pieces.run.name == RUN else need
+
+    monkeypatch.setattr(admission, "need_of_run", need_of)
+    result, _ = call(stop_on_first_crash=True)
+    assert [(run.name, int(run.exit_code)) for run in result.runs] == [(RUN, 64)]
+    assert not fake.wanted
+    result, _ = call()
+    assert sum(run.status == "done" for run in result.runs) == 3
+
+
+def test_an_anatomy_alone_is_made_when_the_first_failure_would_end_the_work(call, fake):
+    result, done = call(stop_on_first_crash=True, anat_only=True)
+    assert {run.status for run in result.runs} == {"done"}
+    assert {"anat 01", "anat 02"} <= set(done)
 
 
 def test_missing_weights_of_one_model_leave_the_other_to_finish(call, fake):

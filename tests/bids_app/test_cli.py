@@ -115,6 +115,7 @@ def test_lists_and_both_spellings_are_accepted(words):
         (["--task-id", "rest"], "task_label", ("rest",)),
         (["--session-id", "1"], "session_label", ("1",)),
         (["--run-id", "1", "2"], "run_label", ("1", "2")),
+        (["--echo-idx", "1", "echo-2"], "echo_label", ("1", "2")),
     ],
 )
 def test_names_of_other_apps_are_accepted(words, field, value):
@@ -324,6 +325,7 @@ def test_verbs_and_their_options_are_suggested(words, suggestion, capsys):
     [
         (["--task-label", "rset"], "--task-label rset: did you mean rest?"),
         (["--run-label", "11"], "what to do: --run-label 11: did you mean 1?"),
+        (["--echo-idx", "2"], "--echo-label 2: there are none"),
         (["--session-label", "pre"], "--session-label pre: there are none"),
         (["--participant-label", "001"], "did you mean 01"),
         (["--models", "conectome"], "did you mean connectome"),

@@ -55,7 +55,7 @@ def write_confounds(table: Path, n_volumes: int = N_VOLUMES) -> None:
     components = {f"{m}_comp_cor_{i:02d}": masks[m] for m in masks for i in range(3)}
     columns = [
         *expand((*MOTION, "global_signal", "csf", "white_matter")),
-        *("framewise_displacement", "std_dvars", "dvars", "cosine00", "cosine01"),
+        *("framewise_displacement", "std_dvars", "dvars", "rmsd", "cosine00", "cosine01"),
         *components,
     ]
     numbers = np.random.default_rng(0).normal(size=(n_volumes, len(columns)))
@@ -163,6 +163,9 @@ LACKS = {
                                 "one table of confounds in sub-01/func (there are 2: "),
     "no trans_x": dict.fromkeys(("nilearn", "xcp-d", "giga_connectome", "connectome"),
                                 f"column trans_x in {TABLE}.tsv"),
+    "no rmsd": {"xcp-d": f"column rmsd in {TABLE}.tsv"},
+    "motion in words": dict.fromkeys(("nilearn", "xcp-d", "giga_connectome", "connectome"),
+                                     f"numbers in rot_z in {TABLE}.tsv"),
     "no global_signal": dict.fromkeys(("xcp-d", "giga_connectome"),
                                       f"column global_signal in {TABLE}.tsv"),
     "no framewise_displacement": dict.fromkeys(
@@ -181,6 +184,8 @@ LACKS = {
         "xcp-d": f"column global_signal in {TABLE}.tsv",
     },
     "first row n/a": {},
+    "infinite": dict.fromkeys(("nilearn", "giga_connectome", "connectome"),
+                              f"finite numbers in trans_x in {TABLE}.tsv (it holds an infinite"),
     "two rows n/a": dict.fromkeys(("nilearn", "giga_connectome"), f"numbers in trans_x in {TABLE}"),
     "no mask": {
         "nilearn": f"{LIN6}_desc-brain_mask.nii.gz", "fitlins": f"{LIN6}_desc-brain_mask.nii.gz",
@@ -240,6 +245,17 @@ def test_every_damage_that_matters_is_seen(original, tmp_path):
         if not any(found.lacking for found in verdicts(tree.root).values()):
             unseen.add(name)
     assert unseen == {"none", "first row n/a", "no series in NLin6"}
+
+
+@pytest.mark.parametrize("name", ["no rmsd", "no trans_x", "motion in words"])
+def test_xcpd_reads_the_motion_whatever_is_regressed_out(name, original, tmp_path):
+    tree = damage.Tree(original, tmp_path / "tree")
+    damage.DAMAGES[name](tree)
+    found = verdicts(tree.root)["xcp-d"]
+    assert found.word == "no"
+    (missing,) = found.lacking  # once, not once a set
+    assert missing.rule.endswith("load_motion")
+    assert [use.lacking for use in found.uses] == [(missing,)] * 6
 
 
 def test_a_series_that_is_not_here_or_no_image_is_refused(original, tmp_path):
@@ -410,6 +426,16 @@ def test_what_is_required_and_not_accepted_ends_in_an_error(original, tmp_path, 
 def test_a_folder_without_runs_is_no_derivative(tmp_path):
     with pytest.raises(NoInputError, match="holds no BOLD run of a derivative"):
         check_folder(tmp_path)
+
+
+def test_a_participant_without_a_run_is_not_passed_over(original, capsys):
+    """Whoever requires something of two participants must not be told that one of them has it."""
+    call = ["check-compat", str(original), "--require", "nilearn", "--participant-label", "01"]
+    assert tools.main(call) == 0
+    assert tools.main([*call, "sub-001"]) == 18
+    said = capsys.readouterr().err
+    assert "holds no BOLD run of a derivative of participant '001'" in said
+    assert "did you mean 01?" in said
 
 
 def test_names_cannot_command_the_terminal(original, tmp_path, capsys):

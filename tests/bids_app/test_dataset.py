@@ -5,11 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections import Counter
 
 import pytest
 
+from neurostorm_app.bids_app.clusters.status import REPORT
 from neurostorm_app.bids_app.inputs.dataset import find_runs
+from neurostorm_app.bids_app.inputs.misnamed import MISNAMED
 from neurostorm_app.bids_app.inputs.sidecars import read_sidecar
+from neurostorm_app.bids_app.settings import build_settings
 from neurostorm_app.errors import (
     BidsError,
     CorruptImageError,
@@ -19,7 +23,7 @@ from neurostorm_app.errors import (
     UsageError,
 )
 
-from .conftest import write_image
+from .conftest import Dataset, write_image
 
 RUN = "sub-01_task-rest_run-1"
 
@@ -190,6 +194,15 @@ def test_a_selection_of_nothing_has_its_own_code(names):
     assert caught.value.exit_code == 18
 
 
+def test_a_label_that_no_run_has_is_told_beside_others_that_are_taken(names, caplog):
+    assert len(names(task_label=["rest", "rset"], run_label=["01", "2"])) == 4
+    assert "no run is selected by --task-label rset: did you mean rest?" in caplog.text
+    assert "--run-label" not in caplog.text
+    caplog.clear()
+    assert len(names(task_label=["rest"], participant_label=["01"])) == 2
+    assert "no run is selected" not in caplog.text
+
+
 def test_an_unknown_participant_is_told_with_near_ones(names):
     with pytest.raises(NothingSelectedError, match="participant '1' is not in") as caught:
         names(participant_label=["1"])
@@ -244,6 +257,51 @@ def test_links_that_lead_around_or_out_are_not_followed_as_folders_of_images(nam
     (dataset.root / "sub-01" / "ses-out").symlink_to("/", target_is_directory=True)
     (dataset.root / "sub-02" / "code").symlink_to("..", target_is_directory=True)
     assert len(names()) == 4
+
+
+def test_a_bad_name_is_kept_under_the_participant_whose_folder_it_is_in(settings, dataset):
+    for folder in ("sub-01/func", "sub-02/func", "sub-02/ses-a/func"):
+        place = dataset.root / folder
+        for name in ("rest_bold.nii.gz", "sub-02_task-re st_bold.nii.gz", "J\udcf6rg_bold.nii"):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / name).touch()
+    (dataset.root / "sub-01/func/sub-02_task-rest_run-1_bold.nii.gz").touch()
+    found = find_runs(settings())
+    assert sum(len(p.raw) for p in found.participants) == 4
+    owners = [name.rpartition("_file-")[0] for name in found.failed]
+    assert Counter(owners) == {"sub-01": 4, "sub-02": 3, "sub-02_ses-a": 3}
+    assert all(MISNAMED.fullmatch(name) for name in found.failed)
+    assert all(REPORT.fullmatch(f"{name}_report.json") for name in found.failed)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("func/task-rest_bold.nii.gz", "'task-rest_bold.nii.gz' does not begin with a participant"),
+        ("fmap/dir-AP_epi.nii.gz", "does not begin with a participant; expected sub-<label> first"),
+        ("anat/acq-a_sub-01_T1w.nii.gz", "does not begin with a participant"),
+        ("ses-a b/func/sub-01_task-rest_bold.nii.gz", "'ses-a b', which names no session"),
+        ("func/sub-01_task-x_desc-%s_bold.nii.gz" % ("a" * 140), "letters before its suffix"),
+    ],
+)
+def test_an_image_after_which_no_result_can_be_named_fails_alone(settings, dataset, place, message):
+    path = dataset.root / "sub-01" / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(dataset.bold("01").read_bytes())
+    found = find_runs(settings())
+    assert sum(len(p.raw) for p in found.participants) == 4
+    ((name, error),) = found.failed.items()
+    assert name.startswith("sub-01_")
+    assert message in error.what
+
+
+def test_folders_above_the_dataset_may_have_any_name(tmp_path):
+    root = tmp_path / "ses-a b" / "sub-x y"
+    Dataset(root).participant("01")
+    options = {"skip_bids_validation": True}
+    found = find_runs(build_settings(root, tmp_path / "out", "participant", options))
+    assert len(found.participants[0].raw) == 2
+    assert not found.failed
 
 
 def test_several_t1w_images_are_taken(settings, dataset):
@@ -378,6 +436,29 @@ def test_one_echo_can_be_chosen_as_a_run(names, echoes, tmp_path):
     path = tmp_path / "filter.json"
     path.write_text('{"bold": {"echo": "2", "task": "multi"}}')
     assert names(bids_filter_file=path) == ["sub-01_task-multi_echo-2"]
+    assert names(echo_label=["02"]) == ["sub-01_task-multi_echo-2"]
+
+
+def test_some_echoes_are_combined_without_the_others(settings, echoes):
+    name = echoes()
+    found = find_runs(settings(echo_label=["1", "2"]))
+    (run,) = [run for participant in found.participants for run in participant.raw]
+    assert run.name == name
+    assert sorted(scan.path.name for scan in run.echoes) == [
+        f"{name}_echo-{n}_bold.nii.gz" for n in (1, 2)
+    ]
+
+
+def test_an_echo_that_no_run_has_leaves_nothing_and_those_there_are_named(names, echoes, tmp_path):
+    echoes()
+    with pytest.raises(NothingSelectedError, match="the selection leaves no BOLD run") as caught:
+        names(echo_label=["7"])
+    assert caught.value.fix == "--echo-label 7: there are 1, 2, 3"
+    assert caught.value.exit_code == 18
+    path = tmp_path / "filter.json"
+    path.write_text('{"bold": {"echo": 2}}')
+    with pytest.raises(UsageError, match="echo is selected by an option and by"):
+        names(echo_label=["2"], bids_filter_file=path)
 
 
 def test_a_single_band_reference_is_taken_unless_it_is_ignored(settings, dataset):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from neurostorm_app.bids_app.derivatives import (
     embedding_table,
     move_aside,
     read_embedding,
+    write_json,
     write_text,
 )
 from neurostorm_app.bids_app.describe import (
@@ -26,6 +28,7 @@ from neurostorm_app.bids_app.describe import (
     describe_output,
 )
 from neurostorm_app.bids_app.inputs.entities import parse_name
+from neurostorm_app.bids_app.inputs.links import follow_uri
 from neurostorm_app.bids_app.participant.image_sidecars import carried, image_sidecar, series_facts
 from neurostorm_app.bids_app.participant.images import (
     ANAT,
@@ -43,6 +46,13 @@ from neurostorm_app.errors import CannotCreateError, DataError
 from neurostorm_app.pipelines.stage import Fieldmap, OutputSpace
 
 from .conftest import POISON
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 def name_of(root, name="sub-01_task-rest", datatype="func", **entities):
@@ -229,16 +239,25 @@ def test_nothing_is_moved_out_of_the_output_folder(tmp_path):
         move_aside(out / "source", out / "sub-01" / "file", root=out)
 
 
-def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path):
+def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "folder" / "file.txt"
     write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "new \ud800")
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", raising(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(OSError, match="No space"):
+            write_text(path, "new")
     assert path.read_text() == "old"
     with pytest.raises(FileNotFoundError):
         copy_aside(tmp_path / "none", path)
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_text_that_is_no_unicode_is_written_and_json_reads_it_back(tmp_path):
+    record = {"what": "J\udcf6rg", "task": "\ud800", "city": "K\u00f6ln"}
+    write_json(tmp_path / "x.json", record)
+    assert (tmp_path / "x.json").read_bytes().count(b"\\udcf6") == 1
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == record
 
 
 def test_a_copy_says_what_it_copied(tmp_path):
@@ -352,6 +371,8 @@ def test_uris_name_the_dataset(tmp_path):
     assert bids_uri(tmp_path / "bids/derivatives/x/a b.tsv", roots) == "bids::a%20b.tsv"
     assert bids_uri(tmp_path / "bids/sub-01/x.nii", roots) == "bids:raw:sub-01/x.nii"
     assert bids_uri(tmp_path / "secret" / "x.nii", roots) == "x.nii"
+    assert bids_uri(tmp_path / "bids/J\udcf6rg.nii", roots) == "bids:raw:J%F6rg.nii"
+    assert follow_uri("bids:raw:J%F6rg.nii", roots) == tmp_path / "bids/J\udcf6rg.nii"
 
 
 def test_only_known_keys_of_a_sidecar_are_carried_over():

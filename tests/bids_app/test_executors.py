@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -12,17 +13,19 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from neurostorm_app.bids_app.clusters import executor_dask
-from neurostorm_app.bids_app.clusters.executors import work_through
-from neurostorm_app.bids_app.clusters.sharing import divide
+from neurostorm_app.bids_app.app import run_app
+from neurostorm_app.bids_app.clusters import executor_dask, sharing
+from neurostorm_app.bids_app.clusters.executors import failed, forget_renamed, work_through
+from neurostorm_app.bids_app.clusters.sharing import divide, memory_of_unit
 from neurostorm_app.bids_app.clusters.status import read_standing
-from neurostorm_app.bids_app.inputs.dataset import find_runs
+from neurostorm_app.bids_app.inputs.dataset import Found, find_runs
 from neurostorm_app.bids_app.participant.admission import check_memory
 from neurostorm_app.bids_app.participant.needs import memory_of_run
 from neurostorm_app.bids_app.participant.units import Call
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.words.options import Execution
 from neurostorm_app.errors import CorruptImageError, ExitCode, TemporaryError, UsageError
+from neurostorm_app.pipelines.need import Need, Step
 from neurostorm_app.pipelines.resources import Plan
 
 from .conftest import Fake
@@ -32,6 +35,8 @@ needs_dask = pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None,
     reason="distributed is not installed: pip install 'neurostorm-app[cluster]'",
 )
+DONE = {"done", "reused"}
+"""A worker that dies may take along what the scheduler had not yet fetched: it is asked again."""
 
 
 class Trouble(Fake):
@@ -55,6 +60,28 @@ class Trouble(Fake):
         )
 
 
+def make_call(asked, engines: Fake) -> Call:
+    """Make what the units of a call share."""
+    out = asked.output_dir
+    work = out / ".work"
+    work.mkdir(parents=True, exist_ok=True)
+    return Call(
+        settings=asked,
+        engines=engines.engines(),
+        ledger=Ledger(out),
+        plan=Plan(2, 1, 4 * GIB),
+        models=(engines.find_model("connectome", asked.science),),
+        missing={},
+        scratch=work / "scratch",
+        series_dir=work / "series",
+    )
+
+
+@pytest.fixture
+def call(settings, fake) -> Call:
+    return make_call(settings(), fake)
+
+
 @pytest.fixture
 def work(settings, tmp_path, monkeypatch):
     """Work through the tiny dataset by some executor; give the outcomes and the output folder."""
@@ -63,18 +90,7 @@ def work(settings, tmp_path, monkeypatch):
 
     def run(executor: str, engines: Fake, *, out: str = "out", **options):
         asked = settings(**options).model_copy(update={"output_dir": tmp_path / out})
-        work = tmp_path / out / ".work"
-        work.mkdir(parents=True, exist_ok=True)
-        call = Call(
-            settings=asked,
-            engines=engines.engines(),
-            ledger=Ledger(tmp_path / out),
-            plan=Plan(2, 1, 4 * GIB),
-            models=(engines.find_model("connectome", asked.science),),
-            missing={},
-            scratch=work / "scratch",
-            series_dir=work / "series",
-        )
+        call = make_call(asked, engines)
         groups = [[participant] for participant in find_runs(asked).participants]
         outcomes = work_through(groups, call, executor=executor, per_process=GIB)
         return outcomes, tmp_path / out
@@ -155,6 +171,76 @@ def test_an_old_failure_is_forgotten_when_it_is_mended(work, fake):
     assert not list(out.glob("logs/sub-0?_report.json"))
 
 
+def misname(dataset, label, name):
+    """Put a run of another name beside those of a participant."""
+    path = dataset.root / f"sub-{label}" / "func" / name
+    path.write_bytes(dataset.bold(label).read_bytes())
+    return path
+
+
+def test_a_misnamed_run_does_not_touch_what_is_said_of_another(settings, fake, dataset, tmp_path):
+    logs = tmp_path / "out" / "logs"
+    assert run_app(settings(), engines=fake.engines()).exit_code == ExitCode.SUCCESS
+    before = (logs / "sub-02_task-rest_run-1_report.json").read_bytes()
+    misname(dataset, "01", "sub-02_task-rest_run-1_bold.nii.gz")
+    result = run_app(settings(participant_label=["01"]), engines=fake.engines())
+    assert result.exit_code == ExitCode.DATA
+    assert (logs / "sub-02_task-rest_run-1_report.json").read_bytes() == before
+    standing = read_standing(tmp_path / "out", ["01", "02"], ["connectome"])
+    assert standing.done == [1]
+    assert standing.failed[0][1] == 65
+
+
+def test_bad_names_of_many_participants_are_all_told_until_they_are_mended(
+    settings, fake, dataset, tmp_path
+):
+    bad = [misname(dataset, label, "rest_bold.nii.gz") for label in ("01", "02")]
+    bad.append(misname(dataset, "02", "sub-02_task-re st_bold.nii.gz"))
+    result = run_app(settings(), engines=fake.engines())
+    assert [run.status for run in result.runs].count("failed") == 3
+    assert [run.status for run in result.runs].count("done") == 4
+    standing = read_standing(tmp_path / "out", ["01", "02"], ["connectome"])
+    assert sorted(standing.failed) == [0, 1]
+    assert {code for _, code, _ in standing.failed.values()} == {65}
+    for path in bad:
+        path.unlink()
+    result = run_app(settings(participant_label=["02"]), engines=fake.engines())
+    assert result.exit_code == ExitCode.SUCCESS
+    standing = read_standing(tmp_path / "out", ["01", "02"], ["connectome"])
+    assert (sorted(standing.failed), standing.done) == ([0], [1])
+
+
+def test_what_was_not_listed_to_the_end_forgets_nothing(tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    names = [f"sub-{label}_file-0123abcd" for label in ("01", "02", "03", "04")]
+    for name in [*names, "sub-02_task-rest"]:
+        (logs / f"{name}_report.json").touch()
+    error = CorruptImageError("bad", fix="none")
+    found = Found(failed={"sub-01": error, "sub-01_task-a": error, "sub-02_task-a": error})
+    found.failed[names[2]] = error
+    forget_renamed(found, tmp_path)
+    left = [path.name.removesuffix("_report.json") for path in logs.iterdir()]
+    assert sorted(left) == [names[0], "sub-02_task-rest", names[2], names[3]]
+
+
+@pytest.mark.parametrize("name", ["sub-" + "a" * 250, "../../x", "J\udcf6rg\n", "a/b"])
+def test_a_failure_of_any_name_has_a_report_in_its_folder(call, tmp_path, name):
+    result = failed(name, CorruptImageError("bad", fix="none"), call)
+    assert (result.name, result.exit_code) == (name, ExitCode.DATA)
+    (path,) = (tmp_path / "out" / "logs").iterdir()
+    assert re.fullmatch(r"[0-9A-Za-z_+-]{1,213}_cut-[0-9a-f]{8}_report\.json", path.name)
+    assert json.loads(path.read_text())["run"] == name
+
+
+def test_a_report_that_cannot_be_written_is_told_and_stops_nobody(call, tmp_path):
+    (tmp_path / "out" / "logs").touch()
+    result = failed("sub-01", CorruptImageError("bad", fix="none"), call)
+    first, second = (error.what for error in result.errors)
+    assert first == "bad"
+    assert "logs: File exists" in second
+
+
 def test_what_is_said_of_an_anatomy_is_not_forgotten(work, fake):
     _, out = work("local", fake, anat_only=True)
     report = out / "logs" / "sub-01_report.json"
@@ -201,6 +287,38 @@ def test_workers_of_this_machine_are_so_few_that_each_can_do_any_unit(
             check_memory(run.name, memory_of_run(groups[0][0], run, call), share.memory)
 
 
+def test_a_unit_asks_for_what_its_largest_run_takes(settings, fake, tmp_path, monkeypatch):
+    asked = settings(executor="dask:head:8786")
+    call = Call(
+        settings=asked,
+        engines=fake.engines(),
+        ledger=Ledger(tmp_path / "out"),
+        plan=Plan(6, 1, 64 * GIB),
+        models=(fake.find_model("connectome", asked.science),),
+        missing={},
+        scratch=tmp_path,
+        series_dir=tmp_path,
+    )
+    one, two = find_runs(asked).participants
+    few, real = memory_of_unit([one], call), sharing.memory_of_run
+    assert GIB < few < 2 * GIB
+    huge = Need(steps=(Step("huge", 6 * GIB, 1),))
+
+    def memory_of(participant, run, call):
+        return huge if run.name == "sub-02_task-rest_run-2" else real(participant, run, call)
+
+    monkeypatch.setattr(sharing, "memory_of_run", memory_of)
+    many = memory_of_unit([one, two], call)
+    assert (memory_of_unit([one], call), many) == (few, 6 * GIB)
+    offered = {"GPU": 1, "MEMORY": 64 * GIB}
+    ask = executor_dask._asked
+    assert ask([one], call, offered, GIB) == {"GPU": 1, "MEMORY": few}
+    assert ask([one], call, offered, 2 * GIB)["MEMORY"] == 2 * GIB, "of a process"
+    assert ask([one, two], call, offered, GIB)["MEMORY"] == many
+    assert ask([one, two], call, {"MEMORY": GIB}, GIB)["MEMORY"] == GIB, "of the largest worker"
+    assert ask([one], call, {"GPU": 1}, GIB) == {"GPU": 1}, "none says what it has"
+
+
 @pytest.mark.parametrize("executor", ["dask", "dask:slurm"])
 def test_a_missing_package_is_named_with_what_brings_it(work, fake, executor, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -230,7 +348,7 @@ def test_workers_write_the_same_bytes(work, fake):
 @pytest.mark.parametrize("kind", ["busy", "dies"])
 def test_a_unit_is_tried_again_when_it_asks_or_its_worker_dies(work, tmp_path, kind):
     outcomes, out = work("dask", Trouble(tmp_path, "01", kind))
-    assert {r.status for r in results(outcomes).values()} == {"done"}
+    assert {r.status for r in results(outcomes).values()} <= DONE
     assert [o.pages[0].name for o in outcomes] == ["sub-01.html", "sub-02.html"]
     assert len(list(tmp_path.glob("try-*"))) == 2
     assert (
@@ -245,7 +363,7 @@ def test_a_unit_that_kills_its_workers_stops_nobody_else(work, tmp_path):
     outcomes, out = work("dask", Trouble(tmp_path, "01", "dies", times=99))
     assert results(outcomes)["sub-01"].exit_code == ExitCode.TEMPORARY
     assert "the worker was lost 3 times" in results(outcomes)["sub-01"].errors[0].what
-    assert {r.status for n, r in results(outcomes).items() if "sub-02" in n} == {"done"}
+    assert {r.status for n, r in results(outcomes).items() if "sub-02" in n} <= DONE
     assert json.loads((out / "logs" / "sub-01_report.json").read_text())["exit_code"] == 75
 
 
@@ -292,6 +410,73 @@ def test_a_unit_of_a_gpu_goes_to_the_worker_that_offers_one(work, fake, tmp_path
     who = {p.stem.rpartition("_")[2] for p in (out / "logs").glob("*.log")}
     assert str(pids["gpu"]) in who
     assert str(pids["plain"]) not in who
+
+
+class Told(Fake):
+    """Engines that write down by which plan they were called."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def preprocess(self, wanted, *, work_dir, series_dir, settings, plan):
+        (self.folder / f"plan-{os.getpid()}.json").write_text(json.dumps(plan.memory))
+        return super().preprocess(
+            wanted, work_dir=work_dir, series_dir=series_dir, settings=settings, plan=plan
+        )
+
+
+@pytest.fixture
+def offering():
+    """Start workers that offer memory; give the address of their scheduler."""
+    distributed = pytest.importorskip("distributed")
+
+    @contextlib.contextmanager
+    def start(*sizes):
+        options = {"nthreads": 1, "host": "127.0.0.1"}
+        workers = {
+            name: {
+                "cls": distributed.Nanny,
+                "options": {**options, "resources": {"MEMORY": size}},
+            }
+            for name, size in enumerate(sizes)
+        }
+        scheduler = {
+            "cls": distributed.Scheduler,
+            "options": {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"},
+        }
+        with distributed.SpecCluster(workers, scheduler) as cluster:
+            yield f"dask:{cluster.scheduler_address}", [w.pid for w in cluster.workers.values()]
+
+    return start
+
+
+@needs_dask
+def test_a_unit_goes_where_there_is_as_much_memory_as_its_runs_take(work, tmp_path, offering):
+    small, large = int(1.25 * GIB), 2 * GIB  # a process may take 1 GiB, a unit takes 1.4 GiB
+    with offering(small, small, large) as (executor, pids):
+        outcomes, _ = work(executor, Told(tmp_path))
+    assert {r.status for r in results(outcomes).values()} == {"done"}
+    plans = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("plan-*.json")}
+    assert plans == {f"plan-{pids[-1]}": large}, "it stays under what it offers"
+
+
+@needs_dask
+def test_a_unit_that_takes_more_than_any_worker_offers_is_refused_and_not_left_waiting(
+    work, fake, offering
+):
+    outcomes, _ = work("local", fake)
+    with offering(GIB // 2, GIB) as (executor, _):
+        outcomes, _ = work(executor, fake)
+        assert {r.status for r in results(outcomes).values()} == {"reused"}, "what is there is held"
+        outcomes, other = work(executor, fake, out="other")
+    codes = {int(run.exit_code) for run in results(outcomes).values()}
+    assert codes == {64}
+    logs = "".join(path.read_text() for path in (other / "logs").glob("*.log"))
+    assert "sub-02: on a worker of Dask" in logs, "a second call of workers is not the first one's"
+    (error, *_) = next(iter(results(outcomes).values())).errors
+    assert "sub-01 takes about 1.4 GiB of memory" in error.what
+    assert "this call may use 1.0 GiB" in error.what
 
 
 @needs_dask

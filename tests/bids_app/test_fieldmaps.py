@@ -203,6 +203,41 @@ def test_two_identifiers_never_share_a_label(fmap, run, dataset):
     assert {run().fieldmap.name, run(OTHER).fieldmap.name} == {"f1", "f12"}
 
 
+@pytest.mark.parametrize(
+    ("identifier", "label"),
+    [
+        ("pepolar0", "pepolar0"),
+        ("auto00000", "auto00000"),
+        ("sub-01_task-rest.fmap-1", "sub01taskrestfmap1"),
+        ("e" * 40, "e" * 40),
+        ("e" * 41, "auto00000"),
+        ("x" * 250, "auto00000"),
+        ("Jane Doe", "auto00000"),
+        ("Doe^Jane", "auto00000"),
+        ("Jane1970", "auto00000"),
+        ("Doe_1970-01-01", "auto00000"),
+        ("SN-471_100", "auto00000"),
+        ("1.2.840.113619", "auto00000"),
+        ("Gr\u00f6\u00dfe", "auto00000"),
+        ("..", "auto00000"),
+    ],
+)
+def test_an_identifier_that_may_tell_of_a_person_becomes_a_number(
+    fmap, run, dataset, identifier, label
+):
+    pair(fmap, B0FieldIdentifier=identifier)
+    dataset.json(f"sub-01/func/{RUN}_bold.json", {"B0FieldSource": identifier})
+    assert run().fieldmap.name == label
+    assert run(privacy="strict").fieldmap.name == "auto00000"
+
+
+def test_numbers_are_given_once(fmap, run, dataset):
+    pair(fmap, "sub-01_acq-a", B0FieldIdentifier="Jane Doe")
+    pair(fmap, "sub-01_acq-b", IntendedFor=f"func/{OTHER}_bold.nii.gz")
+    dataset.json(f"sub-01/func/{RUN}_bold.json", {"B0FieldSource": "Jane Doe"})
+    assert (run().fieldmap.name, run(OTHER).fieldmap.name) == ("auto00000", "auto00001")
+
+
 def test_a_scan_that_is_not_here_fails_its_runs(fmap, run):
     pair(fmap, IntendedFor=PATH)
     path = fmap("sub-01_dir-AP_epi", image=False)

@@ -135,6 +135,69 @@ def test_what_is_missing_is_named_and_the_run_estimated_anew(
     assert re.search(message, caplog.text)
 
 
+def send_away(tree, pattern):
+    """Leave of some files what a clone has whose content was not fetched."""
+    paths = sorted(tree.glob(pattern))
+    assert paths
+    for path in paths:
+        path.unlink()
+        path.symlink_to("../../.git/annex/objects/x")
+    return paths
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "sub-01/func/{run}_from-orig_to-boldref_mode-image_desc-hmc_xfm.txt",
+        "sub-01/func/{run}_from-boldref_to-T1w_*xfm.txt",
+        "sub-01/func/{run}_from-boldref_to-auto00000_*xfm.txt",
+        "sub-01/fmap/*_desc-preproc_fieldmap.nii.gz",
+        "sub-01/fmap/*_desc-coeff_fieldmap.nii.gz",
+        "logs/{run}_qc.json",
+    ],
+)
+def test_an_annexed_estimate_that_is_not_here_is_named_and_not_made_again(minimal, enter, pattern):
+    (away,) = send_away(minimal, pattern.format(run=RUN))
+    result, done = enter(minimal)
+    (failed,) = [run for run in result.runs if run.errors]
+    assert failed.name == RUN
+    assert failed.exit_code == ExitCode.NO_INPUT
+    (error,) = failed.errors
+    assert f"{away.name} is a link to content that is not on this machine" in error.what
+    assert f"datalad get {away}" in error.fix
+    assert not any("fit" in name for name in done)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "sub-01/anat/sub-01_desc-preproc_T1w.nii.gz",
+        "sub-01/anat/sub-01_dseg.nii.gz",
+        "sub-01/anat/*_to-MNI152NLin6Asym_*.h5",
+        "sub-01/anat/*_space-MNI152NLin2009cAsym_*_T1w.nii.gz",
+        "logs/sub-01_qc.json",
+    ],
+)
+def test_an_annexed_anatomy_that_is_not_here_is_named_and_not_made_again(minimal, enter, pattern):
+    (away,) = send_away(minimal, pattern)
+    result, done = enter(minimal)
+    assert done == set()
+    assert {int(run.exit_code) for run in result.runs} == {66}
+    assert len(result.runs) == 2
+    for run in result.runs:
+        assert f"{away.name} is a link to content that is not on" in run.errors[0].what
+
+
+def test_runs_that_are_preprocessed_need_no_annexed_anatomy(settings, fake, tmp_path):
+    run_app(settings(participant_label=["01"]), engines=fake.engines())
+    tree = tmp_path / "prep"
+    (tmp_path / "out").rename(tree)
+    send_away(tree, "sub-01/anat/*_T1w.nii.gz")
+    asked = settings(derivatives={"prep": tree}, participant_label=["01"])
+    result = run_app(asked, engines=fake.engines())
+    assert {run.status for run in result.runs} == {"done"}
+
+
 @pytest.fixture
 def without_t1w(dataset, fake, tmp_path):
     """Make minimal output of a run without a T1w image."""

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from neurostorm_app.bids_app import provenance
 from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.engines import ModelFiles, real_engines
-from neurostorm_app.bids_app.participant import admission, embedding
+from neurostorm_app.bids_app.participant import admission, embedding, planning
 from neurostorm_app.bids_app.participant.admission import Disks, check_memory
 from neurostorm_app.bids_app.participant.needs import need_of_embedding
 from neurostorm_app.bids_app.participant.planning import PlannedRun, table_of
-from neurostorm_app.errors import CannotCreateError, ExitCode, UsageError
+from neurostorm_app.errors import CannotCreateError, CorruptImageError, ExitCode, UsageError
 from neurostorm_app.models import read_card
 from neurostorm_app.pipelines import embed
 from neurostorm_app.pipelines.need import Need, Step
@@ -53,6 +55,106 @@ def test_a_dry_run_after_the_work_has_no_table(settings, fake):
     summary = run_app(settings(dry_run=True), engines=fake.engines()).summary()
     assert "nothing to do" in summary
     assert "scratch" not in summary
+
+
+@pytest.fixture
+def planned(settings, fake, monkeypatch):
+    """Plan, and tell which files were read whole for it."""
+
+    def plan_all(**options):
+        read = []
+        whole = provenance.sha256_of
+
+        def hash_it(path):
+            read.append(path)
+            return whole(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(provenance, "sha256_of", hash_it)
+            summary = run_app(settings(dry_run=True, **options), engines=fake.engines()).summary()
+        return summary, read
+
+    return plan_all
+
+
+def test_a_plan_reads_no_image_whole_that_no_record_can_match(
+    settings, fake, dataset, planned, tmp_path
+):
+    summary, read = planned()
+    assert summary.count(": preprocess (anatomy from 1 T1w)") == 4
+    assert read == []
+    run_app(settings(participant_label=["01"], run_label=["1"]), engines=fake.engines())
+    summary, read = planned()
+    assert read == [], "size and time of what is recorded have not changed"
+    assert f"{RUN}: preprocessed; embedded: nothing to do" in summary
+    assert summary.count("preprocess (anatomy reused)") == 1
+    assert summary.count("preprocess (anatomy from 1 T1w)") == 2
+
+
+def test_a_plan_reads_what_a_record_may_match_and_follows_it(
+    settings, fake, dataset, planned, tmp_path
+):
+    run_app(settings(participant_label=["01"]), engines=fake.engines())
+    os.utime(dataset.bold("01"), (1, 1))
+    t1w = dataset.root / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    (tmp_path / "out" / "prov" / "sub-01_anat.json").unlink()
+    summary, read = planned()
+    assert sorted(read) == [t1w, dataset.bold("01")], "one is as it was, on the other runs rest"
+    assert "sub-01: make the anatomy, once for its runs" in summary
+    assert f"{RUN}: preprocessed; embedded: nothing to do" in summary
+    with dataset.bold("01").open("ab") as file:
+        file.write(b"0")
+    summary, read = planned()
+    assert read == [t1w]
+    assert f"{RUN}: preprocess (anatomy from 1 T1w)" in summary
+
+
+def test_series_of_a_derivative_are_planned_unread(settings, fake, dataset, planned, tmp_path):
+    run_app(settings(participant_label=["01"]), engines=fake.engines())
+    prep = tmp_path / "prep"
+    (tmp_path / "out").rename(prep)
+    summary, read = planned(derivatives={"prep": prep}, participant_label=["01"])
+    assert f"{RUN}: series from prep (MNI152NLin6Asym); embed with connectome" in summary
+    assert read == []
+
+
+def test_a_file_that_cannot_be_read_fails_alone_in_a_plan(
+    settings, fake, dataset, planned, monkeypatch
+):
+    # An administrator may read everything: the file is gone when it is opened instead.
+    t1w = dataset.root / "sub-01" / "anat" / "sub-01_T1w.nii.gz"
+    real = type(t1w).open
+
+    def refuse(path, *args, **kwargs):
+        if path == t1w:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(type(t1w), "open", refuse)
+    summary, _ = planned()
+    for name in (RUN, "sub-01_task-rest_run-2"):
+        assert f"{name}: would fail: {t1w}: Permission denied" in summary
+    assert summary.count("would fail") == 2
+    assert summary.count(": preprocess (anatomy from 1 T1w)") == 2
+    assert "sub-01: make" not in summary
+    summary, _ = planned(anat_only=True)
+    assert f"sub-01: would fail: {t1w}: Permission denied" in summary
+    assert "sub-02: make the anatomy" in summary
+
+
+def test_a_run_whose_header_is_lost_meanwhile_fails_alone_in_a_plan(planned, monkeypatch):
+    real = planning.need_of_run
+
+    def need_of(participant, pieces, call):
+        if pieces.run.name == RUN:
+            raise CorruptImageError(f"{RUN} ends too early", fix="copy it again")
+        return real(participant, pieces, call)
+
+    monkeypatch.setattr(planning, "need_of_run", need_of)
+    summary, _ = planned()
+    assert f"{RUN}: would fail: {RUN} ends too early [exit code 65]" in summary
+    assert "  what to do: copy it again" in summary
+    assert summary.count(": preprocess (anatomy from 1 T1w)") == 3
 
 
 def test_a_dry_run_says_what_would_be_refused(settings, fake, disk):

@@ -22,7 +22,7 @@ from neurostorm_app.bids_app.engines import real_engines
 from neurostorm_app.bids_app.guard import guarded
 from neurostorm_app.pipelines.phantom import make_phantom
 
-from .conftest import Dataset
+from .conftest import Dataset, Fake, write_image
 from .test_bad_input import BAD, GOOD, SPACE, write_series
 
 MARK = b"ZqPoison"
@@ -152,6 +152,45 @@ def test_text_from_a_dataset_is_escaped_on_the_pages(preprocessed):
     assert len(pages) == 2
     assert [page for page in pages if evil in page] == []
     assert any("&lt;script&gt;alert(1)" in page for page in pages)
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (f"{word('Jane')} Doe", []),
+        (f"Doe^{word('Jane')}", []),
+        (f"{word('Born')}_1970", []),
+        (f"{word('Serial')}-471100", []),
+        (word("Long") * 20, []),
+        (word("Doe"), ["--privacy", "strict"]),
+    ],
+)
+def test_nothing_of_the_name_of_a_field_is_in_an_output(tmp_path, words, options):
+    dataset = Dataset(tmp_path / "bids")
+    dataset.participant("01", runs=("1",))
+    for label, axis in (("AP", "j-"), ("PA", "j")):
+        stem = f"sub-01/fmap/sub-01_dir-{label}_epi"
+        write_image(dataset.root / f"{stem}.nii.gz", (7, 8, 9))
+        dataset.json(f"{stem}.json", {"PhaseEncodingDirection": axis, "B0FieldIdentifier": words})
+    dataset.json("sub-01/sub-01_task-rest_bold.json", {"B0FieldSource": words})
+    asked = [str(dataset.root), str(tmp_path / "out"), "participant", "--skip-bids-validation"]
+    engines = Fake().engines()
+    assert guarded("x", partial(main_inner, engines=engines), [*asked, *options]) == 0
+    assert list((tmp_path / "out").rglob("sub-01_fmapid-auto00000_desc-preproc_fieldmap.nii.gz"))
+    assert leaks(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_one_file_says_where_the_dataset_is_and_if_strict_none(tmp_path, strict):
+    home, out = tmp_path / word("User"), tmp_path / "out"
+    Dataset(home / "bids").participant("01", runs=("1",))
+    asked = [str(home / "bids"), str(out), "participant", "--skip-bids-validation"]
+    asked += ["--privacy", "strict"] if strict else []
+    assert guarded("x", partial(main_inner, engines=Fake().engines()), asked) == 0
+    links = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
+    assert links == {"raw": "hidden://raw" if strict else f"../{word('User')}/bids"}
+    told = {leak.partition(":")[0] for leak in leaks(out)}
+    assert told == (set() if strict else {"dataset_description.json"})
 
 
 @pytest.mark.slow

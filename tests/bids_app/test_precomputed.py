@@ -8,6 +8,7 @@ import pytest
 
 from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.inputs.dataset import find_runs
+from neurostorm_app.bids_app.inputs.misnamed import MISNAMED
 from neurostorm_app.errors import CorruptImageError, DataError, ExitCode, NoInputError
 
 from .conftest import write_image
@@ -154,9 +155,22 @@ def test_a_name_that_is_none_fails_alone(settings, tree):
     bad = good.with_name(good.name.replace("task-", "task-a b"))
     bad.write_bytes(good.read_bytes())
     found = find_runs(settings(derivatives={"prep": tree.root}))
-    (error,) = [error for name, error in found.failed.items() if "a b" in name]
+    ((name, error),) = found.failed.items()
+    assert MISNAMED.fullmatch(name)[1] == "01"
     assert "is not a BIDS name" in error.what
     assert [item.series.bold for p in found.participants for item in p.precomputed] == [good]
+
+
+def test_a_name_of_another_session_does_not_speak_for_the_run_of_that_session(settings, dataset):
+    dataset.participant("05", session="b", runs=("1",))
+    wrong = dataset.root.parent / "prep/sub-05/ses-a/func"
+    space = "space-MNI152NLin6Asym_res-2_desc-preproc_bold.nii.gz"
+    write_image(wrong / f"sub-05_ses-b_task-rest_run-1_{space}", (5, 6, 7, 4))
+    found = find_runs(settings(derivatives={"prep": wrong.parents[2]}, participant_label=["05"]))
+    assert [run.name for run in found.participants[0].raw] == ["sub-05_ses-b_task-rest_run-1"]
+    ((name, error),) = found.failed.items()
+    assert name.startswith("sub-05_ses-a_file-")
+    assert "expected one label in both" in error.what
 
 
 def test_a_sidecar_that_is_not_json_fails_its_run(found, tree):

@@ -86,6 +86,13 @@ def test_targets_are_told_apart_by_commas_or_blanks(given):
         ("group", {"folds": 3, "save_heads": True}, "--folds, --save-heads: without --target"),
         ("group", {"target": "age", "shard": "1/2"}, "--target with --shard 1/2: a part is no"),
         ("group", {"shard": "3/2"}, "--shard 3/2: there is no part 3 of 2"),
+        ("participant", {"index_kind": "ivf"}, "--index-kind: an option of the group level, and"),
+        ("group", {"index_kind": "flat"}, "--index-kind cannot be 'flat'"),
+        (
+            "group",
+            {"index_kind": "ivf", "shard": "1/2"},
+            "--index-kind with --shard 1/2: a part has no index",
+        ),
         (
             "group",
             {"target": "age", "harmonise": "combat", "covariates": "none"},
@@ -112,6 +119,11 @@ def test_a_table_of_participants_that_is_not_there_is_refused(tmp_path):
 
 def test_intervals_of_reidentification_need_no_target():
     assert build_settings("in", "out", "group", {"confidence": 0.8}).prediction.confidence == 0.8
+
+
+def test_a_kind_of_index_needs_no_target():
+    assert build_settings("in", "out", "group", {}).prediction.index_kind == "auto"
+    assert build_settings("in", "out", "group", {"index_kind": "pq"}).prediction.index_kind == "pq"
 
 
 def test_the_shard_is_read_as_part_and_number():

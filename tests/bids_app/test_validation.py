@@ -47,6 +47,54 @@ def test_only_the_participants_that_are_used_are_validated(dataset):
 
 
 @pytest.mark.parametrize("everyone", [True, False])
+@pytest.mark.parametrize(
+    "table",
+    [
+        b"\xef\xbb\xbfparticipant_id\tage\nsub-01\t30\nsub-02\t40\n",
+        b"participant_id\tage\r\nsub-01\t30\r\nsub-02\t40\r\n",
+        "participant_id\tcity\nsub-01\ta\u0085b\u2028c\nsub-02\td\n".encode(),
+    ],
+    ids=["a mark", "CRLF", "letters that some take for ends of lines"],
+)
+def test_a_table_that_the_validator_accepts_is_accepted_for_some_too(dataset, table, everyone):
+    (dataset.root / "participants.tsv").write_bytes(table)
+    labels = ["01", "02"] if everyone else ["02"]
+    validate(dataset.root, labels, everyone=everyone)
+
+
+@pytest.mark.parametrize("everyone", [True, False])
+def test_a_table_that_is_not_utf8_is_named(dataset, everyone):
+    table = b"participant_id\tname\nsub-01\tJ\xf6rg\nsub-02\tAnn\n"
+    (dataset.root / "participants.tsv").write_bytes(table)
+    with pytest.raises(BidsError, match="is not valid BIDS") as caught:
+        validate(dataset.root, ["01", "02"] if everyone else ["01"], everyone=everyone)
+    assert "INVALID_FILE_ENCODING /participants.tsv" in caught.value.what
+    assert caught.value.exit_code == 16
+
+
+@pytest.mark.parametrize(
+    ("header", "kept"),
+    [
+        (b"age\tparticipant_id", [b"30\tsub-01"]),
+        (b"\xef\xbb\xbfparticipant_id\tage", [b"sub-01\t30"]),
+        (b"old_participant_id\tage", [b"sub-01\t30"]),
+    ],
+)
+def test_rows_of_others_are_left_out_and_the_rest_is_as_it_was(tmp_path, header, kept):
+    table, target = tmp_path / "participants.tsv", tmp_path / "copy.tsv"
+    table.write_bytes(b"\n".join([header, b"30\tsub-01", b"sub-01\t30", b"sub-02\t31", b""]))
+    validation._filter_participants(table, ["01"], target)
+    assert target.read_bytes().splitlines() == [header, *kept]
+
+
+def test_a_call_for_one_participant_of_a_table_with_a_mark_is_done(settings, fake, dataset):
+    table = "\ufeffparticipant_id\tage\nsub-01\t30\nsub-02\t40\n"
+    (dataset.root / "participants.tsv").write_text(table)
+    asked = settings(participant_label=["02"], skip_bids_validation=False)
+    assert run_app(asked, engines=fake.engines()).exit_code == ExitCode.SUCCESS
+
+
+@pytest.mark.parametrize("everyone", [True, False])
 def test_an_annexed_table_that_is_not_here_does_not_stop_the_validator(dataset, everyone):
     (dataset.root / "participants.tsv").symlink_to(".git/annex/objects/x")
     (dataset.root / "task-nback_bold.json").symlink_to(".git/annex/objects/y")

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import nibabel as nib
+import numpy as np
+import pandas as pd
 import pytest
 from strategies import do_strategies
 from verdicts import names, read_copy, works
@@ -18,7 +20,7 @@ pytest.importorskip("xcp_d", reason="XCP-D is not installed")
 import yaml
 from bids import BIDSLayout
 from xcp_d.data import load
-from xcp_d.interfaces.censoring import GenerateConfounds
+from xcp_d.interfaces.censoring import GenerateConfounds, ProcessMotion
 from xcp_d.utils import bids as xcpd
 
 NUISANCE = ("24P", "27P", "36P", "acompcor", "acompcor_gsr", "gsr_only")
@@ -48,20 +50,40 @@ def collect(copy, out):
     for name in ("boldref", "boldmask"):  # what it takes may be of another grid
         taken = Path(run[name]).name
         assert taken.split("_desc-")[0].removesuffix("_boldref.nii.gz") == grid, f"{name}: {taken}"
+    assert Path(data["t1w"] or data["t2w"]).exists()  # PyBIDS lists links to lost content too
     for name in ("anat_to_template_xfm", "template_to_anat_xfm"):
         assert Path(data[name]).suffix in (".h5", ".txt")
     assert len(nib.load(bold).shape) == 4
-    return layout, bold
+    return layout, bold, run
 
 
-def regress(copy, layout, bold, nuisance, work):
+FILTER = {
+    "motion_filter_type": None,
+    "motion_filter_order": 4,
+    "band_stop_min": None,
+    "band_stop_max": None,
+}
+
+
+def move(run, work):
+    """Tell how the head moved, as its workflow does for every run."""
+    made = ProcessMotion(
+        motion_file=run["motion_file"], motion_json=run["motion_json"], TR=2.0, fd_thresh=0.3,
+        head_radius=50, **FILTER,
+    ).run(cwd=work)  # fmt: skip
+    moved = pd.read_table(made.outputs.motion_file)
+    np.nanmean(moved["rmsd"].to_numpy())  # interfaces/utils.py: LINCQC, after the regression
+    return True
+
+
+def regress(copy, layout, bold, run, nuisance, work):
     """Make the regressors of a nuisance set."""
+    move(run, work)
     spec = yaml.safe_load(Path(str(load(f"nuisance/{nuisance}.yml"))).read_text())
     files = xcpd.collect_confounds(bold, layout, None, spec)
     made = GenerateConfounds(
         in_file=bold, TR=2.0, confounds_config=spec, confounds_files=files,
-        dataset_links={"preprocessed": str(copy.root)}, out_dir=str(work),
-        motion_filter_type=None, motion_filter_order=4, band_stop_min=None, band_stop_max=None,
+        dataset_links={"preprocessed": str(copy.root)}, out_dir=str(work), **FILTER,
     ).run(cwd=work)  # fmt: skip
     return Path(made.outputs.confounds_tsv).exists()
 
