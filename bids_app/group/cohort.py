@@ -5,28 +5,32 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from neurostorm_app.bids_app.group.confounds import gather_confounds, group_rows
+from neurostorm_app.bids_app.group.keys import row_key, row_name
 from neurostorm_app.bids_app.group.targets import check_target, find_column, read_labels
+from neurostorm_app.bids_app.group.tasks import NOTE, choose_tasks, is_task, read_tasks
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.evaluate.cohort import Cohort, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from neurostorm_app.bids_app.group.keys import Key, RowIs
     from neurostorm_app.bids_app.group.store import Collected
-    from neurostorm_app.bids_app.group.tables import Key, TableFile
+    from neurostorm_app.bids_app.group.tables import TableFile
     from neurostorm_app.bids_app.group.targets import Labels
     from neurostorm_app.bids_app.words.options import Prediction
 
-__all__ = ["Gathered", "average_rows", "digest_labels", "gather_cohort", "row_name"]
+__all__ = ["Gathered", "average_rows", "digest_labels", "gather_cohort"]
 
 ROUNDS: Final = 100_000
 """Of the digest of labels: to try out a million labellings takes hours, not a moment."""
@@ -41,11 +45,11 @@ class Gathered:
     cohort : Cohort
         Rows, features, target, confounds.
     keys : tuple of Key
-        Participant and session of each row.
+        Participant, session and run of each row.
     labels : Labels
         The column of the target.
     left_out : dict
-        How many participants or sessions are not in it, by the reason.
+        How many participants, sessions or runs are not in it, by the reason.
     notes : tuple of str
         What else is to be known.
     """
@@ -57,37 +61,24 @@ class Gathered:
     notes: tuple[str, ...]
 
 
-def row_name(key: Key) -> str:
-    """Name a row.
-
-    Examples
-    --------
-    >>> row_name(("01", None)), row_name(("01", "2"))
-    ('sub-01', 'sub-01_ses-2')
-    """
-    participant, session = key
-    return f"sub-{participant}" + (f"_ses-{session}" if session else "")
-
-
-def average_rows(collected: Collected, *, per_session: bool) -> dict[Key, NDArray[np.float32]]:
+def average_rows(collected: Collected, row_is: RowIs) -> dict[Key, NDArray[np.float32]]:
     """Average the embeddings of the runs of each row.
 
     Parameters
     ----------
     collected : Collected
         All runs of a model.
-    per_session : bool
-        Rows are sessions, not participants.
+    row_is : {"participant", "session", "run"}
+        What a row is.
 
     Returns
     -------
     dict
-        Vectors (D,), float32, by participant and session.
+        Vectors (D,), float32, by the key of a row.
     """
     places: dict[Key, list[int]] = {}
     for place, run in enumerate(collected.rows):
-        key = (run.participant, run.session if per_session else None)
-        places.setdefault(key, []).append(place)
+        places.setdefault(row_key(run, row_is), []).append(place)
     vectors = collected.vectors
     return {
         key: vectors[runs].mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -102,7 +93,7 @@ def gather_cohort(
     tables: Sequence[TableFile],
     links: Mapping[str, Path],
 ) -> Gathered:
-    """Make the cohort of one target.
+    """Make the cohort of one target: a column of a table, or the task of the runs.
 
     Parameters
     ----------
@@ -120,21 +111,26 @@ def gather_cohort(
     Raises
     ------
     UsageError
-        If a column is not there.
+        If a column is not there, or it is not clear which is meant.
     DataError
         If the column cannot be predicted, or too few rows are left.
     """
-    labels = read_labels(find_column(asked, tables))
-    by_source = {one.label: average_rows(one, per_session=labels.per_session) for one in collected}
+    of_runs = is_task(asked, tables)
+    labels = read_tasks(collected) if of_runs else read_labels(find_column(asked, tables))
+    by_source = {one.label: average_rows(one, labels.row_is) for one in collected}
     keys, left_out = _choose_rows(labels, by_source)
-    _check_left(labels, keys, by_source)
+    with _naming_sources(labels, keys, by_source):
+        if of_runs:
+            keys, others = choose_tasks(labels, keys)
+            left_out |= others
+        check_target(labels, keys)
     labels = _present(labels, keys)
     group = find_column(options.group_column, tables) if options.group_column else None
     confounds, notes = gather_confounds(options, collected, tables, links, labels=labels, keys=keys)
     values = np.array([labels.values[key] for key in keys])
     cohort = Cohort(
         rows=tuple(map(row_name, keys)),
-        participants=tuple(f"sub-{participant}" for participant, _ in keys),
+        participants=tuple(f"sub-{key[0]}" for key in keys),
         groups=group_rows(group, keys),
         features={s: np.stack([rows[key] for key in keys]) for s, rows in by_source.items()},
         target=Target(
@@ -143,6 +139,7 @@ def gather_cohort(
             values=values.astype(np.int64) if labels.kind == "classes" else values,
             classes=labels.classes,
             unit=labels.unit,
+            level="within" if of_runs else None,
         ),
         confounds=confounds,
     )
@@ -151,7 +148,7 @@ def gather_cohort(
         keys=keys,
         labels=labels,
         left_out=left_out,
-        notes=notes,
+        notes=(*notes, NOTE) if of_runs else notes,
     )
 
 
@@ -178,14 +175,15 @@ def _choose_rows(
     return tuple(kept), dict(why)
 
 
-def _check_left(
+@contextmanager
+def _naming_sources(
     labels: Labels,
     keys: Sequence[Key],
     by_source: Mapping[str, Mapping[Key, NDArray[np.float32]]],
-) -> None:
-    """Check what is left, and say which source is to blame where one is."""
+) -> Iterator[None]:
+    """Say which source is to blame where too little is left, and one is."""
     try:
-        check_target(labels, keys)
+        yield
     except DataError as error:
         counts = {s: sum(key in labels.values for key in rows) for s, rows in by_source.items()}
         if len(counts) < 2 or max(counts.values()) == len(keys):

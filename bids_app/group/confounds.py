@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from neurostorm_app.bids_app.group.keys import row_key
 from neurostorm_app.bids_app.group.motion import read_motion
 from neurostorm_app.bids_app.group.targets import find_column, read_labels
 from neurostorm_app.errors import DataError, UsageError
@@ -19,8 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from neurostorm_app.bids_app.group.keys import Key, RowIs
     from neurostorm_app.bids_app.group.store import Collected
-    from neurostorm_app.bids_app.group.tables import Column, Key, TableFile
+    from neurostorm_app.bids_app.group.tables import Column, TableFile
     from neurostorm_app.bids_app.group.targets import Labels
     from neurostorm_app.bids_app.words.options import Prediction
 
@@ -33,6 +35,8 @@ USUAL: Final = ("age", "sex")
 NAMES: Final = frozenset({"site", "sex"})
 """Confounds whose numbers are names."""
 MOTION: Final = "motion"
+TOLD: Final = 5
+"""Damaged tables that a note names."""
 
 
 def gather_confounds(
@@ -73,14 +77,13 @@ def gather_confounds(
     UsageError
         If a column that is asked for is not there, or no sites can be harmonised.
     DataError
-        If a column that is asked for cannot be read.
+        If a column that is asked for cannot be read, or motion is, and a table of it is damaged.
     """
     if "none" in options.covariates:
         return {}, ("confounds were not looked at: --covariates none",)
-    found: dict[str, NDArray[np.float64] | tuple[str, ...] | None] = {
-        MOTION: _motion(collected, links, keys, per_session=labels.per_session)
-    }
-    notes = []
+    motion, damaged = _motion(collected, links, keys, row_is=labels.row_is)
+    notes = _tell_damaged(damaged, named=MOTION in options.covariates)
+    found: dict[str, NDArray[np.float64] | tuple[str, ...] | None] = {MOTION: motion}
     for name, column in find_columns(options, tables, target=labels.column).items():
         found[name] = _values(column, keys, named=name in options.covariates, name=name)
     confounds = {}
@@ -124,21 +127,37 @@ def _motion(
     links: Mapping[str, Path],
     keys: Sequence[Key],
     *,
-    per_session: bool,
-) -> NDArray[np.float64] | None:
+    row_is: RowIs,
+) -> tuple[NDArray[np.float64] | None, dict[Path, DataError]]:
     """Average the head motion of the runs of each row, in mm; None if it is not known at all."""
     runs: dict[str, tuple[Key, Path]] = {}
+    wanted = set(keys)
     for one in collected:
         for row in one.rows:
-            key = (row.participant, row.session if per_session else None)
-            runs.setdefault(row.run, (key, row.path))
-    motion = read_motion([path for _, path in runs.values()], links)
+            key = row_key(row, row_is)
+            if key in wanted:
+                runs.setdefault(row.run, (key, row.path))
+    motion, damaged = read_motion([path for _, path in runs.values()], links)
     by_row: dict[Key, list[float]] = {}
     for key, path in runs.values():
         if not math.isnan(motion[path]):
             by_row.setdefault(key, []).append(motion[path])
     values = np.array([float(np.mean(by_row[key])) if key in by_row else np.nan for key in keys])
-    return values if np.unique(values[~np.isnan(values)]).size > 1 else None
+    return (values if np.unique(values[~np.isnan(values)]).size > 1 else None), damaged
+
+
+def _tell_damaged(damaged: Mapping[Path, DataError], *, named: bool) -> list[str]:
+    """Tell which tables of motion are damaged; nobody who did not ask for motion is stopped."""
+    for error in damaged.values():
+        if named:
+            raise error
+        log.warning("the motion of a run is not known: %s", error.what)
+    if not damaged:
+        return []
+    names = sorted(table.name for table in damaged)
+    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
+    told = "motion is not known where the table of confounds is damaged: "
+    return [told + ", ".join(names[:TOLD]) + more]
 
 
 def find_columns(
@@ -217,7 +236,7 @@ def look_up(
     column : Column
         A column of people or of sessions; one of people holds for all their sessions.
     rows : sequence of Key
-        Participants, or sessions of them.
+        Participants, or sessions or runs of them.
     names : bool
         Numbers are names too, such as those of sites.
 
@@ -236,7 +255,7 @@ def look_up(
 
 def _cell(column: Column, row: Key) -> str:
     """Look up a cell; a row of all sessions has one only if its sessions agree."""
-    for key in (row, (row[0], None)):
+    for key in (row[:2], (row[0], None)):
         if key in column.cells:
             return column.cells[key]
     if row[1] is None:
@@ -275,4 +294,4 @@ def group_rows(column: Column | None, rows: Sequence[Key]) -> tuple[str, ...]:
                 f"{column.name if column else 'participants'!r}",
                 fix="choose a --group-column in which all sessions of a participant are alike",
             )
-    return tuple(names[participant] for participant, _ in rows)
+    return tuple(names[row[0]] for row in rows)

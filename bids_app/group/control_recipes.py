@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from neurostorm_app.errors import DataError
 from neurostorm_app.models import list_models, read_card
-from neurostorm_app.models.card import Card
+from neurostorm_app.models.card import Card, Contract
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,9 +128,11 @@ def recorded_card(sidecar: Mapping[str, Any], record: Mapping[str, Any] | None) 
     try:
         if record is not None:
             return Card.model_validate(record["settings"]["card"])
-        name, contract = sidecar["Model"]["Name"], sidecar["Contract"]
+        name = sidecar["Model"]["Name"]
+        # Read, not compared as JSON: an older sidecar lacks what was added with a default.
+        contract = TypeAdapter(Contract).validate_python(sidecar["Contract"])
         card = read_card(name) if name in list_models(controls=True) else None
-        if card is not None and card.contract.model_dump(mode="json") == contract:
+        if card is not None and card.contract == contract:
             return card
     except (KeyError, TypeError, ValidationError) as why:
         raise DataError(

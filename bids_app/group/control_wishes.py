@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
 
 from neurostorm_app.bids_app.group.control_recipes import Recipe, Wish, recorded_card
 from neurostorm_app.bids_app.inputs.entities import parse_name
+from neurostorm_app.bids_app.inputs.links import unquoted
 from neurostorm_app.bids_app.inputs.precomputed import Precomputed
 from neurostorm_app.bids_app.inputs.sidecars import read_object
 from neurostorm_app.bids_app.participant.series_tables import root_of
@@ -197,7 +197,7 @@ def _resolve(uri: str, root: Path, links: Mapping[str, Path]) -> Path:
     scheme, _, rest = uri.partition(":")
     name, _, inside = rest.partition(":")
     folder = root if not name else links.get(name)
-    inside = unquote(inside)
+    inside = unquoted(inside)
     if scheme != "bids" or folder is None or ".." in inside.split("/") or inside.startswith("/"):
         raise NoInputError(
             f"{uri}: where this source lies is not known",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGAIN",
+    "SAID",
     "TOLD",
     "describe_differences",
     "differences",
@@ -117,7 +118,11 @@ def _place(path: Path) -> dict[str, str | None]:
 
 def identity(fingerprint: Mapping[str, Any]) -> str:
     """Hash what must be equal where two embeddings are compared."""
-    return key_of({key: value for key, value in fingerprint.items() if key not in SAID})
+    return key_of(_compared(fingerprint))
+
+
+def _compared(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fingerprint.items() if key not in SAID}
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -138,8 +143,8 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def differences(fingerprints: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Name what is not the same in all fingerprints."""
-    flats = [flatten(fingerprint) for fingerprint in fingerprints]
+    """Name what is not the same in all fingerprints, of what `identity` looks at."""
+    flats = [flatten(_compared(fingerprint)) for fingerprint in fingerprints]
     names = dict.fromkeys(name for flat in flats for name in flat)
     return [name for name in names if len({flat.get(name) for flat in flats}) > 1]
 

@@ -33,6 +33,7 @@ from neurostorm_app.bids_app.provenance import Ledger, Unit, sha256_of
 from neurostorm_app.bids_app.results import AppResult, Progress, contained
 from neurostorm_app.errors import NothingSelectedError
 from neurostorm_app.pipelines.progress import Event, Planned, stage, tell
+from neurostorm_app.pipelines.resources import detect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -128,7 +129,7 @@ def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
             new, here = True, survey(root, settings.selection.participant_label)
         targets = (f"target {name}" for name in settings.prediction.target)
         tell(Planned(names=(*here.found, *targets, PAGE), memory=0, unit="steps"))
-        collected = _collect_all(here, ledger, told)
+        collected = _collect_all(here, settings, ledger, told)
         _evaluate(collected, settings, ledger, told)
         outcome = predict_targets(settings, collected, ledger)
         told.progress |= outcome.progress
@@ -187,16 +188,20 @@ def _logged(name: str, what: str) -> Iterator[None]:
     log.info("%s: %s in %.1f s", name, what, time.monotonic() - begin)
 
 
-def _collect_all(here: Survey, ledger: Ledger, told: _Told) -> dict[str, Collected]:
-    """Write the table and the index of each model."""
+def _collect_all(
+    here: Survey, settings: Settings, ledger: Ledger, told: _Told
+) -> dict[str, Collected]:
+    """Write the table and the index of each model; vectors stay in memory, an index beside them."""
     collected: dict[str, Collected] = {}
-    root = ledger.root
+    root, room = ledger.root, settings.execution.memory or detect().memory
     for label, entries in here.found.items():
         with contained(told.of(label)):
             with stage(label, "collect runs"):
                 one = _collect(label, entries, known_tables(root, label), told, root=root)
             with _logged(label, "build index"):
-                fresh = write_tables(one, ledger) | write_index(one, ledger)
+                room = max(0, room - one.vectors.nbytes)
+                fresh = write_tables(one, ledger)
+                fresh |= write_index(one, ledger, kind=settings.prediction.index_kind, memory=room)
             collected[label], told.written[label] = one, fresh
         if label not in collected:
             told.close(label)

@@ -26,9 +26,12 @@ CONFOUNDS: Final = (
     "_motion.tsv",
 )
 """Endings of tables that may hold it: fMRIPrep's and ours, fMRIPrep's before 21, XCP-D's."""
+REPAIR: Final = "repair the table, run the participant again, or leave motion out of --covariates"
 
 
-def read_motion(embeddings: Iterable[Path], links: Mapping[str, Path]) -> dict[Path, float]:
+def read_motion(
+    embeddings: Iterable[Path], links: Mapping[str, Path]
+) -> tuple[dict[Path, float], dict[Path, DataError]]:
     """Read how much people moved, from the table of confounds of each run.
 
     Parameters
@@ -42,15 +45,21 @@ def read_motion(embeddings: Iterable[Path], links: Mapping[str, Path]) -> dict[P
     -------
     dict
         Mean framewise displacement in mm by the embedding's path; NaN where it is not known.
+    dict
+        What is wrong with a table, by its path, where one is damaged.
     """
     known: dict[Path | None, float] = {None: math.nan}
     motion: dict[Path, float] = {}
+    damaged: dict[Path, DataError] = {}
     for embedding in embeddings:
         table = _confounds_of(embedding, links)
-        if table not in known:
-            known[table] = _mean_displacement(table)
+        if table is not None and table not in known:
+            try:
+                known[table] = _mean_displacement(table)
+            except DataError as error:
+                known[table], damaged[table] = math.nan, error
         motion[embedding] = known[table]
-    return motion
+    return motion, damaged
 
 
 def _confounds_of(embedding: Path, links: Mapping[str, Path]) -> Path | None:
@@ -65,20 +74,21 @@ def _confounds_of(embedding: Path, links: Mapping[str, Path]) -> Path | None:
     return next((path for path in (*named, *beside) if path.is_file()), None)
 
 
-def _mean_displacement(table: Path | None) -> float:
-    if table is None:
-        return math.nan
-    header, *rows = table.read_text(encoding="utf-8-sig").splitlines() or [""]
-    names = header.split("\t")
-    if DISPLACEMENT not in names:
-        return math.nan
-    column = names.index(DISPLACEMENT)
+def _mean_displacement(table: Path) -> float:
     try:
+        header, *rows = table.read_text(encoding="utf-8-sig").splitlines() or [""]
+        names = header.split("\t")
+        if DISPLACEMENT not in names:
+            return math.nan
+        column = names.index(DISPLACEMENT)
         cells = [row.split("\t")[column] for row in rows if row]
         values = [float(cell) for cell in cells if not is_missing(cell)]
+    except OSError as error:
+        raise DataError(f"{table} cannot be read: {error.strerror}", fix=REPAIR) from error
     except (IndexError, ValueError) as error:
         raise DataError(
-            f"{table}: {DISPLACEMENT} is not a column of numbers: {error}",
-            fix="run the participant again, or repair the table",
+            f"{table}: {DISPLACEMENT} is not a column of numbers: {error}", fix=REPAIR
         ) from error
+    if not np.isfinite(values).all():
+        raise DataError(f"{table}: {DISPLACEMENT} holds an infinite number", fix=REPAIR)
     return float(np.mean(values)) if values else math.nan

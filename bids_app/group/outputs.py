@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from neurostorm_app.bids_app.group.store import Collected
     from neurostorm_app.bids_app.provenance import Ledger
+    from neurostorm_app.pipelines.retrieve_kinds import Asked
 
 __all__ = [
     "describe_model",
@@ -186,16 +188,33 @@ COLUMNS: Final = {
 """What the columns of the Parquet table are."""
 
 
-def write_index(collected: Collected, ledger: Ledger) -> bool:
-    """Write the index of a model and what its rows are; False if it is there."""
+def write_index(
+    collected: Collected, ledger: Ledger, *, kind: Asked = "auto", memory: int | None = None
+) -> bool:
+    """Write the index of a model and what its rows are; False if it is there.
+
+    Parameters
+    ----------
+    collected : Collected
+        All runs of the model.
+    ledger : Ledger
+        Of the output folder.
+    kind : {'auto', 'exact', 'ivf', 'hnsw', 'pq'}
+        How rows are found.
+    memory : int, optional
+        Bytes the index may take, beside what is held; by default what this job may use.
+    """
 
     def write() -> dict[Path, str]:
-        """Write the files."""
+        """Write the files; until the last one is there, a reader is told that it is not."""
         from neurostorm_app.pipelines.retrieve import build_index, describe_index, save_index
 
         root, rows = ledger.root, collected.rows
         paths = index_paths(root, collected.label)
-        index = build_index(collected.vectors, centre=is_centred(collected))
+        index = build_index(
+            collected.vectors, centre=is_centred(collected), kind=kind, memory=memory
+        )
+        paths["index_json"].unlink(missing_ok=True)
         with open_scratch(root) as folder:
             save_index(index, folder / paths["index"].name)
             saved = move_aside(folder / paths["index"].name, paths["index"], root=root)
@@ -204,18 +223,23 @@ def write_index(collected: Collected, ledger: Ledger) -> bool:
             f"{i}\t{row.source}\tsub-{row.participant}\t{row.run}\t{row.sha256}"
             for i, row in enumerate(rows)
         ]
+        named = write_text(paths["rows"], "\n".join(lines) + "\n", root=root)
         measure = {
             "Similarity": "cosine of the vectors"
             + ("" if index.mean is None else ", mean taken off"),
             "Rows": paths["rows"].name,
+            "RowsSHA256": named,
             "Format": "faiss",
-            "Index": describe_index(index),
+            "Index": {"Asked": kind, **describe_index(index)},
         }
         about = {**describe_model(collected), **measure}
         return {
             paths["index"]: saved,
-            paths["rows"]: write_text(paths["rows"], "\n".join(lines) + "\n", root=root),
+            paths["rows"]: named,
             paths["index_json"]: write_json(paths["index_json"], about, root=root),
         }
 
-    return unless_held(_unit(collected, "index", collected.key), ledger, write)
+    unit = _unit(collected, "index", collected.key)
+    if kind != "auto":
+        unit = replace(unit, settings={**unit.settings, "kind": kind})
+    return unless_held(unit, ledger, write)

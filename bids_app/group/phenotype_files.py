@@ -1,6 +1,7 @@
 """Predictions of people as BIDS has tables of people: phenotype/<source>_<target>.tsv.
 
-Only out-of-fold predictions are in them, never what was observed.
+Only out-of-fold predictions are in them, never what was observed; so none of them is ever looked
+through for a target.
 """
 
 from __future__ import annotations
@@ -8,16 +9,27 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from neurostorm_app.bids_app.group.keys import row_name
+from neurostorm_app.bids_app.inputs.sidecars import read_object
 from neurostorm_app.bids_app.participant.outputs import DEMO, PRIVACY
 from neurostorm_app.bids_app.participant.predictions import DIAGNOSIS
+from neurostorm_app.errors import DataError, NoInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from neurostorm_app.bids_app.group.cohort import Gathered
+    from neurostorm_app.bids_app.group.keys import Key
     from neurostorm_app.pipelines.evaluate.cohort import Evaluation, Target
 
-__all__ = ["OUT_OF_FOLD", "class_columns", "phenotype_sidecar", "phenotype_table"]
+__all__ = [
+    "OUT_OF_FOLD",
+    "class_columns",
+    "is_prediction",
+    "phenotype_sidecar",
+    "phenotype_table",
+]
 
 OUT_OF_FOLD: Final = (
     "Out-of-fold: each row was predicted by models that had seen neither this participant nor "
@@ -44,11 +56,22 @@ def class_columns(classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"probability_{name}" for name in names)
 
 
+def is_prediction(table: Path) -> bool:
+    """Tell whether a table holds predictions of people, by the mark of `phenotype_sidecar`."""
+    sidecar = table.with_suffix(".json")
+    if not sidecar.is_file():
+        return False
+    try:
+        return read_object(sidecar).get("NotForDiagnosis") is True
+    except (DataError, NoInputError):
+        return False  # a damaged one is told to whom asks for a column of its table
+
+
 def phenotype_table(gathered: Gathered, evaluation: Evaluation) -> str:
     """Write the out-of-fold predictions of a source: one row a participant.
 
     The table of a phenotype may hold a participant once, says the BIDS validator. Where rows of
-    the cohort are sessions, each column is there once a session.
+    the cohort are sessions or runs, each column is there once a session, or once a run.
 
     Parameters
     ----------
@@ -61,14 +84,15 @@ def phenotype_table(gathered: Gathered, evaluation: Evaluation) -> str:
     -------
     str
         Tab-separated: ``participant_id``, ``predicted``, then ``lower`` and ``upper`` of a value or
-        the probability of each class; of sessions with ``_ses-<label>`` behind each name.
+        the probability of each class; of sessions with ``_ses-<label>`` behind each name, of runs
+        with all entities of the run, such as ``_task-rest_run-1``.
     """
     target = gathered.cohort.target
     people: dict[str, dict[str, str]] = {}
-    for i, (participant, session) in enumerate(gathered.keys):
+    for i, key in enumerate(gathered.keys):
         cells = zip(_names(target), _predicted(target, evaluation, i), strict=True)
-        row = people.setdefault(participant, {})
-        row |= {name + _ending(session): cell for name, cell in cells}
+        row = people.setdefault(key[0], {})
+        row |= {name + _ending(key): cell for name, cell in cells}
     columns = [name + ending for ending in _endings(gathered) for name in _names(target)]
     lines = ["\t".join(["participant_id", *columns])]
     for participant, row in people.items():
@@ -81,12 +105,13 @@ def _names(target: Target) -> tuple[str, ...]:
     return ("predicted", *of_kind)
 
 
-def _ending(session: str | None) -> str:
-    return f"_ses-{session}" if session else ""
+def _ending(key: Key) -> str:
+    """Say what tells the row from others of the participant."""
+    return row_name(key).removeprefix(f"sub-{key[0]}")
 
 
 def _endings(gathered: Gathered) -> list[str]:
-    return sorted({_ending(session) for _, session in gathered.keys})
+    return sorted(set(map(_ending, gathered.keys)))
 
 
 def _predicted(target: Target, evaluation: Evaluation, row: int) -> list[str]:
@@ -120,8 +145,9 @@ def phenotype_sidecar(
     demo = DEMO if about.get("Demo") else ""
     said = _columns(target, confidence)
     columns: dict[str, Any] = {"participant_id": {"Description": "Participant"}}
+    row_is = gathered.labels.row_is.capitalize()
     for ending in _endings(gathered):
-        of = f" Session {ending.removeprefix('_')}." if ending else ""
+        of = f" {row_is} {ending.removeprefix('_')}." if ending else ""
         for name, told in said.items():
             columns[name + ending] = {**told, "Description": told["Description"] + of}
     return {

@@ -191,7 +191,7 @@ def describe_evaluation(
         "Target": _target(gathered),
         "Cohort": {
             "Rows": cohort.n_rows,
-            "RowIs": "session" if gathered.labels.per_session else "participant",
+            "RowIs": gathered.labels.row_is,
             "Participants": cohort.n_participants,
             "Groups": cohort.n_groups,
             "LeftOut": gathered.left_out,
@@ -226,7 +226,9 @@ def _target(gathered: Gathered) -> dict[str, Any]:
     target, table = gathered.cohort.target, gathered.labels.column.table
     return {
         "Name": target.name,
-        "Table": table.paths[0].name if len(table.paths) == 1 else f"{table.stem}.tsv",
+        "Table": (table.paths[0].name if len(table.paths) == 1 else f"{table.stem}.tsv")
+        if table.paths
+        else None,
         "Kind": target.kind,
         "Classes": list(target.classes) or None,
         "Units": target.unit,

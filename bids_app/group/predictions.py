@@ -17,12 +17,18 @@ from typing import TYPE_CHECKING
 from neurostorm_app.bids_app.derivatives import write_bytes, write_json, write_text
 from neurostorm_app.bids_app.group.cohort import digest_labels, gather_cohort
 from neurostorm_app.bids_app.group.compare import compare_sources
+from neurostorm_app.bids_app.group.keys import row_key
 from neurostorm_app.bids_app.group.phenotype_files import phenotype_sidecar, phenotype_table
 from neurostorm_app.bids_app.group.prediction_files import (
     describe_evaluation,
     describe_source,
     evaluation_table,
     limit_verdicts,
+)
+from neurostorm_app.bids_app.group.prediction_paths import (
+    evaluation_paths,
+    find_leftovers,
+    tell_leftovers,
 )
 from neurostorm_app.bids_app.group.tables import find_tables
 from neurostorm_app.bids_app.group.targets import label_target
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
     from neurostorm_app.pipelines.evaluate.cohort import Design
     from neurostorm_app.pipelines.evaluate.compare import Comparison
 
-__all__ = ["Outcome", "evaluation_paths", "predict_targets"]
+__all__ = ["Outcome", "predict_targets"]
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +91,6 @@ class _Call:
     @property
     def options(self) -> Prediction:
         return self.settings.prediction
-
-
-def evaluation_paths(root: Path, target: str) -> dict[str, Path]:
-    """Paths of the files of a target, by its label."""
-    stem = root / "prediction" / f"target-{target}_evaluation"
-    return {"json": stem.with_suffix(".json"), "table": stem.with_suffix(".tsv")}
 
 
 def predict_targets(
@@ -172,9 +172,12 @@ def _predict(asked: str, label: str, call: _Call, outcome: Outcome) -> None:
         progress.stages.append(StageTime(f"predict {asked}", seconds))
         outcome.written = True
         log.info("target %s: evaluated in %.1f s", asked, seconds)
-    progress.outputs += call.ledger.output_hashes(unit.name)
+    outputs = call.ledger.output_hashes(unit.name)
+    progress.outputs += outputs
     outcome.paths.append(paths["table"])
     outcome.lines += _verdicts(paths["json"])
+    for told in tell_leftovers(label, find_leftovers(root, label, {root / n for n in outputs})):
+        outcome.lines.append(f"{told}; remove what is not wanted")
 
 
 def _design(settings: Settings, gathered: Gathered) -> Design:
@@ -197,14 +200,10 @@ def _design(settings: Settings, gathered: Gathered) -> Design:
 
 def _unit(label: str, gathered: Gathered, design: Design, call: _Call) -> Unit:
     """Say what the numbers of a target depend on: the embeddings and labels of its own rows."""
-    per_session, keys = gathered.labels.per_session, set(gathered.keys)
+    row_is, keys = gathered.labels.row_is, set(gathered.keys)
     inputs = {}
     for source, one in call.collected.items():
-        used = [
-            (row.source, row.sha256)
-            for row in one.rows
-            if (row.participant, row.session if per_session else None) in keys
-        ]
+        used = [(row.source, row.sha256) for row in one.rows if row_key(row, row_is) in keys]
         inputs[source] = key_of([used, dict(one.fingerprint)])
     return Unit(
         name=f"target-{label}_evaluation",
@@ -245,6 +244,7 @@ def _write(
     if call.options.save_heads:
         written |= _write_heads(label, gathered, comparison, design, call)
     notes = limit_verdicts(comparison, call.collected, gathered.cohort.target.name)
+    notes += tell_leftovers(label, find_leftovers(root, label, written))
     content = describe_evaluation(gathered, comparison, design, sources=sources, notes=notes)
     table = evaluation_table(comparison, primary_metric(gathered.cohort.target))
     written[paths["table"]] = write_text(paths["table"], table, root=root)
@@ -266,9 +266,10 @@ def _write_heads(
     written: dict[Path, str] = {}
     if level_of(gathered.cohort) == "within":
         log.warning(
-            "target %s: no head is kept: it differs within participants, and a new session could "
+            "target %s: no head is kept: it differs within participants, and a new %s could "
             "be told only beside the other ones of its participant",
             gathered.cohort.target.name,
+            gathered.labels.row_is,
         )
         return written
     for source, one in call.collected.items():
@@ -294,5 +295,4 @@ def _write_heads(
 
 def _verdicts(path: Path) -> list[str]:
     """Read what was found, so that a second call tells it again."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return [content["Finding"]]
+    return [json.loads(path.read_text(encoding="utf-8"))["Finding"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -154,6 +155,9 @@ def find_nearest(root: Path, like: str, k: int, *, label: str) -> list[Match]:
     index = load_index(paths["index"])
     if len(rows) != index.n_rows:
         raise _torn(f"{paths['rows']} has {len(rows)} rows, and the index {index.n_rows}")
+    # Read last: it is taken away before the others are replaced, and comes back after them.
+    if read_about(root, label).get("RowsSHA256", rows.sha256) != rows.sha256:
+        raise _torn(f"{paths['rows']} is not the file of rows that was written with the index")
     if is_file(like):
         vector, own = _from_file(Path(like), rows, root, label)
     else:
@@ -202,9 +206,11 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.lines = path.read_text(encoding="utf-8").splitlines()[1:]
+            content = path.read_bytes()
         except FileNotFoundError as error:
             raise _torn(f"{path} is not there") from error
+        self.lines = content.decode("utf-8").splitlines()[1:]
+        self.sha256 = hashlib.sha256(content).hexdigest()
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -282,5 +288,6 @@ def _from_file(
 def _torn(what: str) -> DataError:
     return DataError(
         f"table and index do not belong together: {what}",
-        fix="remove the retrieval folder and run the group level again",
+        fix="if a group level is at work there, ask again when it is done; else remove the "
+        "retrieval folder and run the group level again",
     )

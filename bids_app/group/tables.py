@@ -12,9 +12,12 @@ import csv
 import logging
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import TYPE_CHECKING, Any, Final
 
 from neurostorm_app.bids_app.failures import as_app_error
+from neurostorm_app.bids_app.group.keys import rows_are
+from neurostorm_app.bids_app.group.phenotype_files import is_prediction
 from neurostorm_app.bids_app.inputs.sidecars import read_object, read_sidecar
 from neurostorm_app.bids_app.words.values import LABEL
 from neurostorm_app.errors import DataError
@@ -23,12 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["MISSING", "Column", "Key", "TableFile", "find_tables", "is_missing", "read_column"]
+    from neurostorm_app.bids_app.group.keys import Key, RowIs
+
+__all__ = ["MISSING", "Column", "TableFile", "find_tables", "is_missing", "read_column"]
 
 log = logging.getLogger(__name__)
-
-Key = tuple[str, str | None]
-"""Labels of a participant and of a session, without their prefixes; None for no session."""
 
 MISSING: Final = frozenset({"", "n/a", "na", "nan", "null"})
 """Words for a missing value, in small letters."""
@@ -48,7 +50,7 @@ class TableFile:
     stem : str
         ``participants``, ``sessions``, or the name of a table of phenotype/.
     paths : tuple of Path
-        The file; for sessions one of each participant.
+        The file; for sessions one of each participant; none of the names of the runs.
     columns : tuple of str
         Names of the columns, without those of participants and sessions.
     root : Path
@@ -63,6 +65,8 @@ class TableFile:
     @property
     def shown(self) -> str:
         """The file as a user would name it."""
+        if not self.paths:
+            return "the names of the runs"
         first, *others = self.paths
         return f"{first} and {len(others)} more" if others else str(first)
 
@@ -78,7 +82,7 @@ class Column:
     table : TableFile
         Where it stands.
     cells : dict
-        Text by participant and session; a missing value is an empty text.
+        Text by the key of a row; a missing value is an empty text.
     about : dict
         What the table's JSON says of it.
     """
@@ -89,9 +93,9 @@ class Column:
     about: dict[str, Any]
 
     @property
-    def per_session(self) -> bool:
-        """Whether rows are of sessions."""
-        return any(session is not None for _, session in self.cells)
+    def row_is(self) -> RowIs:
+        """What a row is."""
+        return rows_are(self.cells)
 
 
 def is_missing(cell: str) -> bool:
@@ -113,7 +117,7 @@ def find_tables(
     Parameters
     ----------
     roots : sequence of Path
-        Datasets; of each kind of table those of the first that has it are taken.
+        Datasets; of each kind of table those of the first that has it, but never predictions.
     participants : iterable of str
         Labels whose sessions.tsv are looked for.
     given : Path, optional
@@ -124,11 +128,10 @@ def find_tables(
     list of TableFile
         participants.tsv, then those of phenotype/ by name, then sessions.tsv.
     """
-    found: list[TableFile] = []
     if given is not None:
-        found.append(_open_table("participants", [given], given.parent))
+        found = [_open_table("participants", [given], given.parent)]
     else:
-        found += _first(roots, lambda root: [root / "participants.tsv"])
+        found = _first(roots, lambda root: [root / "participants.tsv"])
     found += _first(roots, _phenotypes)
     wanted = sorted(set(participants))
     for root in roots:
@@ -141,9 +144,9 @@ def find_tables(
 
 
 def _phenotypes(root: Path) -> list[Path]:
-    """List the tables of phenotype/, without those that cannot be read: others may be asked for."""
+    """List the tables of phenotype/ but for predictions and, told in the log, what is damaged."""
     good = []
-    for path in sorted((root / "phenotype").glob("*.tsv")):
+    for path in filterfalse(is_prediction, sorted((root / "phenotype").glob("*.tsv"))):
         try:
             _read_header(path)
         except (DataError, OSError) as error:
@@ -162,9 +165,7 @@ def _first(roots: Sequence[Path], paths_in: Callable[[Path], list[Path]]) -> lis
 
 
 def _open_table(stem: str, paths: Sequence[Path], root: Path) -> TableFile:
-    names: dict[str, None] = {}
-    for path in paths:
-        names |= dict.fromkeys(_read_header(path))
+    names = dict.fromkeys(name for path in paths for name in _read_header(path))
     columns = tuple(name for name in names if name and name not in IDS)
     return TableFile(stem=stem, paths=tuple(paths), columns=columns, root=root)
 

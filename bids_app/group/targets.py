@@ -2,7 +2,8 @@
 
 A column is of classes if its JSON has ``Levels``, and a value if it has ``Units``. Without either,
 text is classes, and so are whole numbers of at most ten kinds, each of which two people share on
-average; all other numbers are a value.
+average; all other numbers are a value. Numbers of a column called ``age`` always are: BIDS says so,
+and a cohort of students has few of them.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from neurostorm_app.bids_app.group.tables import Column, Key, TableFile, read_column
+from neurostorm_app.bids_app.group.tables import Column, TableFile, read_column
 from neurostorm_app.errors import DataError, NoInputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    from neurostorm_app.bids_app.group.keys import Key, RowIs
 
 __all__ = ["Labels", "check_target", "find_column", "label_target", "read_labels"]
 
@@ -40,7 +43,7 @@ class Labels:
     kind : str
         ``value`` or ``classes``.
     values : dict
-        By participant and session: a number, or the index of a class. Missing ones are not here.
+        By the key of a row: a number, or the index of a class. Missing ones are not here.
     classes : tuple of str
         Names of the classes by index.
     unit : str or None
@@ -57,9 +60,9 @@ class Labels:
     column: Column
 
     @property
-    def per_session(self) -> bool:
-        """Whether rows are of sessions."""
-        return self.column.per_session
+    def row_is(self) -> RowIs:
+        """What a row is."""
+        return self.column.row_is
 
 
 def find_column(asked: str, tables: Sequence[TableFile]) -> Column:
@@ -132,6 +135,8 @@ def read_labels(column: Column) -> Labels:
     numbers = {key: _number(cell) for key, cell in cells.items()}
     text = [cell for key, cell in cells.items() if numbers[key] is None]
     said: set[str] = {"Levels", "Units"} & column.about.keys()
+    if not said and column.name.lower() == "age" and len(text) < len(cells):
+        said = {"Units"}
     if not text and "Levels" not in said and (said or not _are_kinds(numbers.values())):
         unit = column.about.get("Units")
         return Labels(
@@ -198,7 +203,7 @@ def check_target(labels: Labels, rows: Sequence[Key]) -> None:
     from neurostorm_app.pipelines.evaluate.checks import MIN_PARTICIPANTS
 
     where = f"{labels.name!r} of {labels.column.table.shown}"
-    people = {participant for participant, _ in rows}
+    people = {row[0] for row in rows}
     if len(people) < MIN_PARTICIPANTS:
         raise DataError(
             f"{where}: {len(people)} participants have a label and embeddings; an evaluation takes "

@@ -19,7 +19,8 @@ rows are read; nothing is written.
 yes: every use is open; partly: some are, such as nilearn's strategy simple but not compcor.
 
 exit codes: 0 the check was made, and what --require names is accepted; 65 it is not;
-64 --require names something unknown; 66 there is no such folder, or no run in it."""
+64 --require names something unknown; 66 there is no such folder, or no run in it;
+18 a participant that was asked for has no run."""
 
 
 def add_compat(verb: Any) -> None:

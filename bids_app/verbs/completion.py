@@ -23,6 +23,7 @@ LABELS: Final = {
     "session_label": "ses",
     "task_label": "task",
     "run_label": "run",
+    "echo_label": "echo",
 }
 MODELS: Final = frozenset({"models", "model"})
 USE: Final = """

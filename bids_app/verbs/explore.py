@@ -13,9 +13,12 @@ from neurostorm_app.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from neurostorm_app.pipelines.explore import Explorer, ReadyRun
+    from neurostorm_app.pipelines.parcel_networks import NetworkScore
 
 __all__ = ["add_explore", "call_explore"]
 
@@ -43,7 +46,9 @@ def add_explore(verb: Any) -> None:
             modes = ("first", "mean")
             kind.add_argument("--mode", choices=modes, default="first", help="one round, or three")
         if name == "networks":
-            told = "columns index (the parcel's label) and network"
+            told = (
+                "index (the parcel's label) of each parcel and its network, as --describe takes it"
+            )
             kind.add_argument("--networks", type=Path, required=True, metavar="TSV", help=told)
             told = "whose attention; from 0, or from the end; default -1, the last"
             kind.add_argument("--layer", type=int, default=-1, metavar="N", help=told)
@@ -68,7 +73,7 @@ def _add_shared(kind: Any) -> None:
 
 
 def call_explore(asked: argparse.Namespace) -> None:
-    """Do what the verb asks for; a run that cannot be read is left out, and named.
+    """Do what the verb asks for; a run that cannot be read or answer is left out, and named.
 
     Parameters
     ----------
@@ -78,7 +83,7 @@ def call_explore(asked: argparse.Namespace) -> None:
     Raises
     ------
     AppError
-        If the model is not of BrainLM, no run can be read, or the question has no answer.
+        If the model is not of BrainLM, or no run can be read or has an answer.
     """
     from neurostorm_app.bids_app.derivatives import write_json, write_text
     from neurostorm_app.bids_app.logs import to_terminal
@@ -86,6 +91,8 @@ def call_explore(asked: argparse.Namespace) -> None:
     from neurostorm_app.pipelines.explore import load_explorer
 
     to_terminal(0)
+    if asked.kind == "forecast":
+        _check_lengths(asked)
     explorer = load_explorer(
         asked.model, weights=asked.weights, weights_dir=asked.weights_dir, atlas=asked.atlas
     )
@@ -96,7 +103,8 @@ def call_explore(asked: argparse.Namespace) -> None:
         "networks": _networks,
         "perturb": _perturb,
     }
-    tables, facts = kinds[asked.kind](asked, explorer, runs)
+    tables, facts = kinds[asked.kind](asked, explorer, runs, left_out)
+    runs = [run for run in runs if run.name not in left_out]
     asked.out.mkdir(parents=True, exist_ok=True)
     stem = f"desc-{explorer.embedder.card.label}_{asked.kind}"
     about = _label(asked, explorer, runs) | {"RunsLeftOut": left_out} | facts
@@ -107,15 +115,37 @@ def call_explore(asked: argparse.Namespace) -> None:
     print(f"{asked.out}: {asked.kind} of {len(runs)} runs by {explorer.embedder.card.name}")
 
 
+def _check_lengths(asked: argparse.Namespace) -> None:
+    """Refuse to see, or to forecast, no volumes."""
+    for option in ("seen", "horizon"):
+        n = getattr(asked, option)
+        if n is not None and n < 1:
+            raise UsageError(
+                f"--{option} {n}: volumes are counted from 1",
+                fix=f"give --{option} a number of 1 or more, or leave it out",
+            )
+
+
 def _forecast(
-    asked: argparse.Namespace, explorer: Explorer, runs: Sequence[ReadyRun]
+    asked: argparse.Namespace,
+    explorer: Explorer,
+    runs: Sequence[ReadyRun],
+    left_out: dict[str, str],
 ) -> tuple[dict[str, Rows], dict[str, Any]]:
-    from neurostorm_app.pipelines.forecast import HORIZON, SEEN
+    from neurostorm_app.bids_app.verbs.explore_runs import ask_each
+    from neurostorm_app.pipelines.forecast import HORIZON, SEEN, cut_windows
     from neurostorm_app.pipelines.forecast_study import forecast_runs
 
-    seen, horizon = asked.seen or SEEN, asked.horizon or HORIZON
+    seen = SEEN if asked.seen is None else asked.seen
+    horizon = HORIZON if asked.horizon is None else asked.horizon
+
+    def count(run: ReadyRun) -> int:
+        """Count the windows of a run."""
+        return len(cut_windows(run.series.astype("float64"), length=seen + horizon))
+
+    long = [run for run, _ in ask_each(runs, count, left_out)]
     scores = forecast_runs(
-        explorer, runs, seen=seen, horizon=horizon, lstm="with" if asked.lstm else "without"
+        explorer, long, seen=seen, horizon=horizon, lstm="with" if asked.lstm else "without"
     )
     said = {name: score.as_dict() for name, score in scores.items()}
     columns = ["method", "R2", "r", "MSE"]
@@ -137,15 +167,26 @@ def _forecast(
 
 
 def _reconstruct(
-    asked: argparse.Namespace, explorer: Explorer, runs: Sequence[ReadyRun]
+    asked: argparse.Namespace,
+    explorer: Explorer,
+    runs: Sequence[ReadyRun],
+    left_out: dict[str, str],
 ) -> tuple[dict[str, Rows], dict[str, Any]]:
-    from neurostorm_app.pipelines.reconstruct_run import HowGuessed, reconstruct_run
+    from neurostorm_app.bids_app.verbs.explore_runs import ask_each
+    from neurostorm_app.pipelines.reconstruct_run import (
+        HowGuessed,
+        RunReconstruction,
+        reconstruct_run,
+    )
 
-    how = HowGuessed(mode=asked.mode)
+    def guess(run: ReadyRun) -> RunReconstruction:
+        """Guess a run's parcels."""
+        how = HowGuessed(mode=asked.mode)
+        return reconstruct_run(explorer.model, run.series, run.xyz, window=run.window, how=how)
+
     rows: Rows = [["run", "index", "R2"]]
     said = {}
-    for run in runs:
-        made = reconstruct_run(explorer.model, run.series, run.xyz, window=run.window, how=how)
+    for run, made in ask_each(runs, guess, left_out):
         each = zip(run.labels, made.r2_parcels, strict=True)
         rows += [[run.name, label, r2] for label, r2 in each]
         said[run.name] = made.as_dict()
@@ -154,24 +195,34 @@ def _reconstruct(
 
 
 def _networks(
-    asked: argparse.Namespace, explorer: Explorer, runs: Sequence[ReadyRun]
+    asked: argparse.Namespace,
+    explorer: Explorer,
+    runs: Sequence[ReadyRun],
+    left_out: dict[str, str],
 ) -> tuple[dict[str, Rows], dict[str, Any]]:
     import numpy as np
 
-    from neurostorm_app.bids_app.verbs.explore_runs import read_networks
+    from neurostorm_app.bids_app.verbs.explore_runs import ask_each
+    from neurostorm_app.pipelines.describe_networks import read_networks
     from neurostorm_app.pipelines.explore import score_run_networks
 
-    names, codes = read_networks(asked.networks, runs[0].labels)
+    known = read_networks(asked.networks).of_labels(runs[0].labels.tolist())
+    names = sorted({name for name in known if name is not None})
+    codes = [-1 if name is None else names.index(name) for name in known]
+
+    def score(run: ReadyRun) -> tuple[Mapping[str, NetworkScore], NDArray[Any]]:
+        """Tell the networks of the parcels that are there."""
+        present = np.ptp(run.series, axis=1) > 0
+        return score_run_networks(explorer, run, np.where(present, codes, -1), layer=asked.layer)
+
     rows: Rows = [["run", "features", "accuracy", "balanced_accuracy", "chance", "p"]]
     parcels: Rows = [["run", "index", "network", "attention", "series", "class_attention"]]
-    for run in runs:
-        present = np.ptp(run.series, axis=1) > 0
-        scores, shares = score_run_networks(
-            explorer, run, np.where(present, codes, -1), layer=asked.layer
-        )
-        rows += [[run.name, kind, *score.as_dict().values()] for kind, score in scores.items()]
-        told = [[names[code] for code in scores[k].predicted] for k in ("attention", "series")]
-        known = [names[code] for code in codes]
+    for run, (scores, shares) in ask_each(runs, score, left_out):
+        rows += [[run.name, kind, *one.as_dict().values()] for kind, one in scores.items()]
+        told = [
+            [None if code < 0 else names[code] for code in scores[kind].predicted]
+            for kind in ("attention", "series")
+        ]
         each = zip(run.labels, known, *told, shares, strict=True)
         parcels += [[run.name, *values] for values in each]
     limits = (
@@ -182,8 +233,12 @@ def _networks(
 
 
 def _perturb(
-    asked: argparse.Namespace, explorer: Explorer, runs: Sequence[ReadyRun]
+    asked: argparse.Namespace,
+    explorer: Explorer,
+    runs: Sequence[ReadyRun],
+    left_out: dict[str, str],
 ) -> tuple[dict[str, Rows], dict[str, Any]]:
+    from neurostorm_app.bids_app.verbs.explore_runs import ask_each
     from neurostorm_app.pipelines.explore import perturb_run
     from neurostorm_app.pipelines.perturb import LIMITS
 
@@ -196,10 +251,9 @@ def _perturb(
         )
     rows: Rows = [["run", "index", "size"]]
     said = {}
-    for run in runs:
-        if run.name == asked.towards:
-            continue
-        found = perturb_run(explorer, run, targets[0])
+    others = [run for run in runs if run.name != asked.towards]
+    answers = ask_each(others, lambda run: perturb_run(explorer, run, targets[0]), left_out)
+    for run, found in answers:
         rows += [[run.name, *values] for values in zip(run.labels, found.size, strict=True)]
         said[run.name] = {k: v for k, v in found.as_dict().items() if k != "Limits"}
     return {"": rows}, {"Towards": asked.towards, "Runs": said, "Limits": LIMITS}

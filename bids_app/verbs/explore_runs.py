@@ -1,21 +1,23 @@
-"""What the verb ``explore`` reads: runs of a derivative, and networks of parcels."""
+"""What the verb ``explore`` reads: runs of a derivative. Of many, one may fail."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from neurostorm_app.errors import AppError, NoInputError, UsageError
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from neurostorm_app.pipelines.explore import Explorer, ReadyRun
     from neurostorm_app.pipelines.stage import StandardSeries
 
-__all__ = ["find_runs", "read_networks", "read_runs"]
+__all__ = ["ask_each", "find_runs", "read_runs"]
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -129,42 +131,37 @@ def read_runs(
     return runs, left_out
 
 
-def read_networks(path: Path, labels: Iterable[int]) -> tuple[dict[int, str | None], list[int]]:
-    """Read the network of each parcel.
+def ask_each(
+    runs: Sequence[ReadyRun], question: Callable[[ReadyRun], T], left_out: dict[str, str]
+) -> list[tuple[ReadyRun, T]]:
+    """Ask each run; one that has no answer is left out, and the others go on.
 
     Parameters
     ----------
-    path : Path
-        A table with the columns ``index`` and ``network``.
-    labels : iterable of int
-        Of the parcels in the label image.
+    runs : sequence of ReadyRun
+        As of `read_runs`.
+    question : callable
+        Gives the answer of a run.
+    left_out : dict of str to str
+        Is told the reasons, by run.
 
     Returns
     -------
-    names : dict of int to str or None
-        Of networks by code; -1 is none.
-    codes : list of int
-        One for each parcel.
+    list of (ReadyRun, answer)
+        One at least.
 
     Raises
     ------
-    NoInputError
-        If there is no such file.
-    UsageError
-        If it lacks a column.
+    AppError
+        That of the last run, if none has an answer.
     """
-    if not path.is_file():
-        raise NoInputError(f"{path}: there is no such table of networks", fix="check the path")
-    lines = [line.split("\t") for line in path.read_text(encoding="utf-8-sig").splitlines() if line]
-    header = lines[0] if lines else []
-    if not {"index", "network"} <= set(header):
-        raise UsageError(
-            f"{path}: its columns are {', '.join(header) or 'none'}; index and network are needed",
-            fix="name the label of each parcel in the column index, its network in network",
-        )
-    at = header.index("index"), header.index("network")
-    of = {line[at[0]]: line[at[1]] for line in lines[1:]}
-    known = sorted({name for name in of.values() if name not in ("", "n/a")})
-    code = {name: number for number, name in enumerate(known)}
-    codes = [code.get(of.get(str(label), ""), -1) for label in labels]
-    return {-1: None, **{number: name for name, number in code.items()}}, codes
+    answers, last = [], None
+    for run in runs:
+        try:
+            answers.append((run, question(run)))
+        except AppError as error:
+            log.warning("%s: left out: %s", run.name, error.what)
+            left_out[run.name], last = error.what, error
+    if not answers and last is not None:
+        raise last
+    return answers

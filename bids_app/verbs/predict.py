@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from neurostorm_app.bids_app.group.tables import Key
+    from neurostorm_app.bids_app.group.keys import Key
     from neurostorm_app.pipelines.evaluate.heads import Applied, Head
 
 __all__ = ["add_predict", "call_predict", "predict_new"]
@@ -151,7 +151,8 @@ def _collect(
 ) -> Mapping[Key, NDArray[np.float32]]:
     """Average the embeddings of each row, as those were that the head was fitted on."""
     from neurostorm_app.bids_app.group.cohort import average_rows
-    from neurostorm_app.bids_app.group.collect import collect, describe_differences
+    from neurostorm_app.bids_app.group.collect import collect
+    from neurostorm_app.bids_app.group.fingerprint import SAID, describe_differences
     from neurostorm_app.bids_app.group.outputs import known_tables
     from neurostorm_app.bids_app.group.rows import find_embeddings
     from neurostorm_app.bids_app.words.values import check_label
@@ -168,7 +169,7 @@ def _collect(
         )
     one = collect(head.source, found, known_tables(root, head.source), root=root)
     try:
-        check_fingerprint(head, one.label, one.fingerprint)
+        check_fingerprint(head, one.label, one.fingerprint, beside=SAID)
     except ContractError as error:
         differing = describe_differences(head.fingerprint, one.fingerprint)
         raise ContractError(
@@ -176,33 +177,33 @@ def _collect(
             f"fitted on: {differing}",
             fix=error.fix,
         ) from error
-    return average_rows(one, per_session=head.per_session)
+    return average_rows(one, "session" if head.per_session else "participant")
 
 
 def _with_out_of_fold(root: Path, head: Head) -> frozenset[str]:
     """Read who has an out-of-fold prediction of this target by this model."""
-    from neurostorm_app.bids_app.group.tables import find_tables, read_column
+    from neurostorm_app.bids_app.group.tables import TableFile, read_column
     from neurostorm_app.bids_app.group.targets import label_target
 
     stem = f"{head.source}_{label_target(head.target.name, {})}"
-    for table in find_tables([root], ()):
-        column = next((name for name in table.columns if name.startswith("predicted")), None)
-        if table.stem == stem and column is not None:
-            try:
-                return frozenset(person for person, _ in read_column(table, column).cells)
-            except DataError as error:
-                raise DataError(
-                    f"whom the head was fitted on cannot be told: {error.what}",
-                    fix="call the group level again, or give --include-training after a look",
-                ) from error
-    return frozenset()
+    path = root / "phenotype" / f"{stem}.tsv"
+    if not path.is_file():
+        return frozenset()
+    table = TableFile(stem=stem, paths=(path,), columns=(), root=root)
+    try:
+        return frozenset(key[0] for key in read_column(table, "participant_id").cells)
+    except DataError as error:
+        raise DataError(
+            f"whom the head was fitted on cannot be told: {error.what}",
+            fix="call the group level again, or give --include-training after a look",
+        ) from error
 
 
 def _rows(head: Head, keys: Sequence[Key], applied: Applied) -> list[dict[str, str]]:
     from neurostorm_app.bids_app.group.phenotype_files import class_columns
 
     rows = []
-    for i, (participant, session) in enumerate(keys):
+    for i, (participant, session, *_) in enumerate(keys):
         row = {"participant_id": f"sub-{participant}"}
         if head.per_session:
             row["session_id"] = f"ses-{session}" if session else "n/a"

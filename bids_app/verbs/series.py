@@ -9,7 +9,6 @@ import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 
 from neurostorm_app.errors import CannotCreateError, DataError, NoInputError, UsageError
 
@@ -176,11 +175,13 @@ def read_links(root: Path) -> dict[str, Path]:
     dict of str to Path
         Folders by the name in BIDS URIs, of those ``DatasetLinks`` that are paths.
     """
+    from neurostorm_app.bids_app.inputs.links import unquoted
+
     path = root / "dataset_description.json"
     if not path.is_file():
         return {}
     links = json.loads(path.read_text(encoding="utf-8-sig")).get("DatasetLinks", {})
-    paths = {name: unquote(link) for name, link in links.items() if "://" not in link}
+    paths = {name: unquoted(link) for name, link in links.items() if "://" not in link}
     return {name: _lexically(root / link) for name, link in paths.items()}
 
 

@@ -169,12 +169,12 @@ def _language(asked: argparse.Namespace) -> None:
     wording = read_wording(asked.wording)
     language = open_language(asked.llm)  # it goes where the training goes
     card, start, files = _start(asked)
-    _, contract = check_start(start)
+    check_start(start)
     tasks, labels = asked.task_label or (), asked.participant_label or ()
     space = card.contract.space
     runs = find_runs(asked.derivatives, space=space, tasks=tasks, participants=labels)
     participants, material = _gather(asked, card, files, runs)
-    subjects = find_subjects(asked, participants, material, contract)
+    subjects = find_subjects(asked, participants, material)
     plan = _plan(asked, len(participants) * (1 - settings.validation - settings.test))
     _tell(
         tune_language(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
 
+from neurostorm_app.bids_app.inputs.links import unquoted
 from neurostorm_app.errors import AppError, DataError, NoInputError, UsageError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def linked_datasets(root: Path) -> list[Path]:
     named = list(links.values()) if isinstance(links, dict) else []
     for source in found.get("SourceDatasets") or []:
         named.append(source.get("URL") if isinstance(source, dict) else None)
-    places = [(root / unquote(str(url))).resolve() for url in named if url]
+    places = [(root / unquoted(str(url))).resolve() for url in named if url]
     return [place for place in dict.fromkeys(places) if place.is_dir()]
 
 
@@ -147,7 +147,7 @@ def read_target(
     dataset, given = tables
     roots = [*([dataset] if dataset else []), folder, *linked_datasets(folder)]
     labels = read_labels(find_column(asked, find_tables(roots, participants, given=given)))
-    if labels.per_session:
+    if labels.row_is == "session":
         raise UsageError(
             f"{asked!r} has a value for each session; tuning takes one for each participant",
             fix="choose a column of participants.tsv or of phenotype/",

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from neurostorm_app.models.card import ParcelContract
     from neurostorm_app.pipelines.questions import Subject, Wording
     from neurostorm_app.pipelines.train.material import Material
 
@@ -41,23 +40,18 @@ def check_questions(asked: argparse.Namespace) -> None:
 
 
 def find_subjects(
-    asked: argparse.Namespace,
-    participants: Sequence[str],
-    material: Material,
-    contract: ParcelContract,
+    asked: argparse.Namespace, participants: Sequence[str], material: Material
 ) -> list[Subject]:
     """Find what is asked for, for each run.
 
     Parameters
     ----------
     asked : Namespace
-        Of the verb: ``target``, ``descriptor``, ``networks``, and where tables and atlas are.
+        Of the verb: ``target``, ``descriptor``, ``networks``, and where tables are.
     participants : sequence of str
         Of the material, in its order.
     material : Material
         Their runs.
-    contract : ParcelContract
-        Of the tokenizer.
 
     Returns
     -------
@@ -73,7 +67,7 @@ def find_subjects(
     """
     subjects = [_of_column(name, asked, participants, material) for name in asked.target]
     if asked.descriptor:
-        subjects += _of_runs(asked, material, contract)
+        subjects += _of_runs(asked, material)
     return subjects
 
 
@@ -94,21 +88,14 @@ def _of_column(
     )
 
 
-def _of_runs(
-    asked: argparse.Namespace, material: Material, contract: ParcelContract
-) -> list[Subject]:
-    import numpy as np
+def _of_runs(asked: argparse.Namespace, material: Material) -> list[Subject]:
+    from neurostorm_app.pipelines.describe_networks import read_networks
+    from neurostorm_app.pipelines.questions import ask_numbers
+    from neurostorm_app.pipelines.train.described import measure_runs
 
-    from neurostorm_app.bids_app.verbs.explore_runs import read_networks
-    from neurostorm_app.pipelines.inputs import find_parcellation
-    from neurostorm_app.pipelines.parcellate import read_labels
-    from neurostorm_app.pipelines.questions import describe_runs
-
-    atlas = find_parcellation(contract, asked.atlas, asked.weights_dir)
-    volume, _ = read_labels(atlas)
-    names, codes = read_networks(asked.networks, np.unique(volume[volume > 0]))
-    networks = [names[code] for code in codes]
-    return describe_runs(material.people, networks, asked.descriptor, tr=contract.tr or 1.0)
+    networks = read_networks(asked.networks)
+    measured = measure_runs(material, networks, device=asked.device or "cpu")
+    return ask_numbers(measured, asked.descriptor)
 
 
 def read_wording(path: Path | None) -> dict[str, Wording]:

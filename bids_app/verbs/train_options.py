@@ -126,9 +126,9 @@ def _add_language(parser: Any) -> None:
     group.add_argument("--llm", type=Path, required=True, metavar="DIR", help=told)
     told = "ask for a column of participants.tsv, or FILE:COLUMN; may be given again"
     group.add_argument("--target", action="append", default=[], metavar="COLUMN", help=told)
-    told = "ask for a number of each run's description, such as fc_Cont-Vis; may be given again"
+    told = "ask for a number that --describe writes of each run, as fc_Cont-Vis; may be given again"
     group.add_argument("--descriptor", action="append", default=[], metavar="NAME", help=told)
-    told = "columns index (the parcel's label) and network; for --descriptor"
+    told = "index (label) of each parcel and its network, as --describe takes it; for --descriptor"
     group.add_argument("--networks", type=Path, metavar="TSV", help=told)
     told = "JSON: how questions are put and answers are called"
     group.add_argument("--wording", type=Path, metavar="FILE", help=told)

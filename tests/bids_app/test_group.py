@@ -33,6 +33,7 @@ from neurostorm_app.errors import (
     TemporaryError,
     UsageError,
 )
+from neurostorm_app.pipelines import retrieve
 from neurostorm_app.pipelines.progress import Planned, listening
 from neurostorm_app.pipelines.reidentify import Draws
 from neurostorm_app.pipelines.retrieve import load_index, search
@@ -294,6 +295,43 @@ def test_a_touched_file_leaves_the_index_alone(group, out):
     stamps = pq.read_table(out / "retrieval" / "desc-toy_embedding.parquet")["mtime_ns"]
     assert stamps[0].as_py() == entry.path.stat().st_mtime_ns
     assert group().summary().startswith("nothing to do")
+
+
+def read_index(out, label):
+    return json.loads((out / "retrieval" / f"desc-{label}_index.json").read_text())
+
+
+def test_the_kind_of_index_that_is_asked_for_is_built_and_recorded(group, out):
+    group(index_kind="hnsw")
+    said = read_index(out, "toy")["Index"]
+    assert (said["Asked"], said["Kind"]) == ("hnsw", "hnsw")
+    assert load_index(out / "retrieval" / "desc-toy_index.faiss").kind == "hnsw"
+    assert said["Recall"]["Value"] > 0.9
+    assert not group(index_kind="hnsw").written
+    assert group().written  # nothing was asked for: the one that fits
+    assert read_index(out, "toy")["Index"] == {
+        "Asked": "auto",
+        "Kind": "exact",
+        "Parameters": {},
+        "Recall": None,
+    }
+
+
+def test_codes_of_too_few_runs_are_refused_by_model(group):
+    result = group(index_kind="pq")
+    assert result.exit_code == ExitCode.DATA
+    assert "6 rows are too few to learn codes from" in result.runs[0].errors[0].what
+
+
+def test_an_index_gets_what_the_vectors_leave_of_the_memory(group, monkeypatch):
+    rooms = []
+    real = retrieve.build_index
+    monkeypatch.setattr(
+        retrieve, "build_index", lambda *a, **k: rooms.append(k["memory"]) or real(*a, **k)
+    )
+    group(mem="8G")
+    own = 6 * 11 * 4  # bytes of the vectors of one model
+    assert rooms == [8 * 2**30 - own, 8 * 2**30 - 2 * own]
 
 
 def test_a_long_table_is_not_written_as_text_and_says_so(group, out, monkeypatch):

@@ -163,6 +163,7 @@ def test_without_records_the_sidecars_tell(ensure, embedded):
     for path in paths(root, LABEL):
         said = json.loads(path.with_suffix(".json").read_text())
         said["InputConformance"]["tr_in"] = 2.0  # the stand-in does not say it
+        del said["Contract"]["background"]  # as of a version before that field, the default
         path.with_suffix(".json").write_text(json.dumps(said))
     assert ensure().made == {CONTROL: 4}
 

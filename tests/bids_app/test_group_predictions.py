@@ -14,7 +14,7 @@ from neurostorm_app.bids_app.failures import worst
 from neurostorm_app.bids_app.group import predictions as group_predictions
 from neurostorm_app.bids_app.group.cohort import gather_cohort
 from neurostorm_app.bids_app.group.collect import collect
-from neurostorm_app.bids_app.group.phenotype_files import class_columns
+from neurostorm_app.bids_app.group.phenotype_files import class_columns, is_prediction
 from neurostorm_app.bids_app.group.prediction_bins import bin_rows, calibration
 from neurostorm_app.bids_app.group.predictions import predict_targets
 from neurostorm_app.bids_app.group.rows import find_embeddings
@@ -197,6 +197,13 @@ def test_what_was_observed_stands_in_no_output(evaluated):
     assert not [name for name in stems if name.startswith(("confounds", "baseline"))]
 
 
+def test_the_tables_of_predictions_are_known_as_such(evaluated):
+    tables = sorted((evaluated.out / "phenotype").glob("*.tsv"))
+    assert [path.name for path in tables[:2]] == ["connectome_age.tsv", "connectome_sex.tsv"]
+    assert all(map(is_prediction, tables))
+    assert find_tables([evaluated.out], PEOPLE) == []
+
+
 def test_the_output_is_valid_bids(evaluated):
     validate(evaluated.out, [], everyone=True)
 
@@ -219,6 +226,31 @@ def test_nothing_is_computed_twice(small, monkeypatch):
     assert calls == ["sex", "age"]  # another site, other confounds
     small.predict("age", permutations=0)
     assert calls == ["sex", "age", "age"]
+
+
+def test_files_that_a_later_call_does_not_write_again_are_named_and_stay(world):
+    world.predict("age", save_heads=True, permutations=0)
+    for name in ("scl_raw_age.tsv", "mine_age.tsv"):  # not ours
+        (world.out / "phenotype" / name).write_text("participant_id\tx\n")
+    for path in world.out.rglob("sub-*_desc-toy_*"):
+        path.unlink()
+    outcome = world.predict("age", permutations=0)
+    left = [
+        "phenotype/toy_age.tsv",
+        "prediction/target-age_desc-connectome_head.safetensors",
+        "prediction/target-age_desc-toy_head.safetensors",
+    ]
+    told = "left from an earlier evaluation of age, and not of this one: "
+    notes = world.read("prediction/target-age_evaluation.json")["Notes"]
+    assert told + ", ".join(left) in notes
+    assert outcome.lines[1:] == [told + ", ".join(left) + "; remove what is not wanted"]
+    assert all((world.out / name).is_file() for name in left)
+    (world.out / left[0]).unlink()
+    again = world.predict("age", permutations=0, save_heads=True)  # one of the heads is new again
+    assert again.lines[1:] == [f"{told}{left[2]}; remove what is not wanted"]
+    (world.out / left[2]).unlink()
+    again = world.predict("age", permutations=0, save_heads=True)
+    assert (again.written, len(again.lines)) == (False, 1)
 
 
 def test_people_without_a_label_do_not_redo_a_target(small):
@@ -382,6 +414,26 @@ def test_motion_site_and_sex_are_confounds(small):
     small.predict("age", covariates=["none"])
     about = small.read("prediction/target-age_evaluation.json")
     assert (about["Confounds"], about["Adjusted"]["Sources"]) == ({}, {})
+
+
+def test_one_damaged_table_of_motion_stops_only_who_asks_for_motion(small):
+    ending = "_task-rest_run-1_desc-confounds_timeseries.tsv"
+    for i, person in enumerate(PEOPLE):
+        text = f"framewise_displacement\nn/a\n{0.1 + i / 100}\n"
+        (small.out / f"sub-{person}" / "func" / f"sub-{person}{ending}").write_text(text)
+    damaged = small.out / "sub-03" / "func" / f"sub-03{ending}"
+    damaged.write_bytes(b"framewise_displacement\n\xff\xfe\n")
+    outcome = small.predict("age", covariates=["sex"])
+    assert small.code(outcome) == 0, outcome.progress
+    about = small.read("prediction/target-age_evaluation.json")
+    assert about["Confounds"]["motion"]["Missing"] == 1
+    told = f"motion is not known where the table of confounds is damaged: {damaged.name}"
+    assert told in about["Notes"]
+    small.table(age=["n/a" if p == "03" else a for p, a in zip(PEOPLE, small.age, strict=True)])
+    assert small.code(small.predict("age", covariates=["motion"])) == 0  # nobody is asked of 03
+    small.table(age=small.age)
+    [error] = small.predict("age", covariates=["motion"]).progress["target age"].errors
+    assert f"{damaged}: framewise_displacement is not a column of numbers" in error.what
 
 
 def test_harmonising_takes_sites(small):

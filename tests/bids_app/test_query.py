@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.derivatives import derivative_path, embedding_table, write_text
+from neurostorm_app.bids_app.group import outputs as group_outputs
 from neurostorm_app.bids_app.group.collect import collect
 from neurostorm_app.bids_app.group.outputs import write_index, write_tables
 from neurostorm_app.bids_app.group.query import choose_index, find_nearest, label_of, read_about
@@ -203,7 +204,51 @@ def test_less_than_one_run_is_not_asked_for(out):
         find_nearest(out, RUN, 0, label="toy")
 
 
+def forget_rows(out):
+    """Make the index of toy one of an earlier version, which did not know its file of rows."""
+    path = out / "retrieval" / "desc-toy_index.json"
+    about = json.loads(path.read_text())
+    del about["RowsSHA256"]
+    path.write_text(json.dumps(about))
+
+
+def test_rows_of_another_call_are_refused(out):
+    rows = out / "retrieval" / "desc-toy_index.tsv"
+    header, first, second, *others = rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join([header, second, first, *others]))  # as many, of other runs
+    told = r"index.tsv is not the file of rows that was written with the index"
+    with pytest.raises(DataError, match=told) as caught:
+        find_nearest(out, str(path_of(out)), 3, label="toy")
+    assert "run the group level again" in caught.value.fix
+
+
+def test_an_index_that_does_not_know_its_rows_is_read(out):
+    matches = find_nearest(out, RUN, 3, label="toy")
+    forget_rows(out)
+    assert find_nearest(out, RUN, 3, label="toy") == matches
+
+
+def test_an_index_that_is_being_replaced_is_not_asked(out, monkeypatch):
+    """A call that dies between index and rows leaves a new index beside old rows."""
+    vector = np.arange(1, 12, dtype=np.float32)
+    write_vector(out, "03", "2", "toy", vector)
+    collected = collect("toy", find_embeddings(out)["toy"], (), root=out)
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(group_outputs, "write_text", die)
+        with pytest.raises(KeyboardInterrupt):
+            write_index(collected, Ledger(out))
+    with pytest.raises(DataError, match=r"do not belong together: .*index.json is not there"):
+        find_nearest(out, RUN, 3, label="toy")
+    assert write_index(collected, Ledger(out))
+    assert len(find_nearest(out, str(path_of(out)), 9, label="toy")) == 5
+
+
 def test_files_that_do_not_belong_together_are_refused(out, rng):
+    forget_rows(out)
     folder = out / "retrieval"
     rows = folder / "desc-toy_index.tsv"
     before = rows.read_text()
@@ -242,6 +287,7 @@ def test_a_participant_or_a_row_number_is_not_the_name_of_a_run(out, like):
 
 
 def test_a_damaged_row_or_sidecar_of_the_index_is_named(out, query):
+    forget_rows(out)
     rows = out / "retrieval" / "desc-toy_index.tsv"
     rows.write_text(rows.read_text().replace(f"\t{RUN}\t", f"\t{RUN}\tmore\t"))
     with pytest.raises(DataError, match=r"row 0 of .* has 6 cells, not 5"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from neurostorm_app.bids_app.failures import as_app_error
 from neurostorm_app.bids_app.results import Progress, contained
 from neurostorm_app.bids_app.scratch import open_scratch, remove_abandoned
 from neurostorm_app.bids_app.signals import Listening, Stopped
+from neurostorm_app.bids_app.streams import open_streams
 from neurostorm_app.pipelines.phantom import make_phantom
 
 MODELS = ["--models", "connectome", "neurostorm-demo"]
@@ -32,7 +34,7 @@ for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
 """What is started in the background of a shell, or by nohup, does not hear all signals."""
 WORK = f"""
 {HEARD}
-import itertools, json, os, subprocess, sys, time
+import contextlib, itertools, json, os, subprocess, sys, time
 from pathlib import Path
 from neurostorm_app.bids_app import signals
 from neurostorm_app.bids_app.guard import guarded
@@ -43,8 +45,20 @@ from neurostorm_app.bids_app.signals import run_apart
 out, kind = Path(sys.argv[1]), sys.argv[2]
 vars(signals).update(json.loads(sys.argv[3]))
 
+@contextlib.contextmanager
+def cleaning():
+    try:
+        yield
+    finally:
+        (out / "cleaning").touch()
+        while not (out / "go").exists():
+            time.sleep(0.01)
+        (out / "cleaned").touch()
+
 def work():
-    with open_scratch(out) as folder:
+    with open_scratch(out) as folder, contextlib.ExitStack() as first:
+        if kind == "cleans":  # from before it says that it is at work
+            first.enter_context(cleaning())
         child = subprocess.Popen(["sleep", "600"])
         (folder / "half").write_bytes(b"x")
         print(os.getpid(), child.pid, flush=True)
@@ -59,14 +73,6 @@ def work():
                 time.sleep(600)
             except BaseException:
                 pass
-        if kind == "cleans":
-            try:
-                time.sleep(600)
-            finally:
-                (out / "cleaning").touch()
-                while not (out / "go").exists():
-                    time.sleep(0.01)
-                (out / "cleaned").touch()
         if kind == "computes":  # no Python runs, but what comes is noted
             told = os.open(str(out) + ".told", os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK)
             signal.set_wakeup_fd(told)
@@ -286,6 +292,14 @@ def test_streams_that_are_closed_lead_nowhere(tmp_path, closed):
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 65, said
     assert not list(tmp_path.iterdir())
+
+
+def test_streams_take_what_they_have_no_bytes_for(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    open_streams()
+    print("J\udcf6rg \u2192 K\u00f6ln", flush=True)
+    assert stream.buffer.getvalue() == b"J\\udcf6rg \\u2192 K\\xf6ln\n"
 
 
 def state(pid: int) -> str:

@@ -68,6 +68,30 @@ def test_the_kind_is_read_from_the_numbers_or_the_dictionary(bids, values, about
     assert labels_of(bids, values, about=about).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("name", "ages", "about", "kind"),
+    [
+        ("age", [18 + i % 5 for i in range(20)], None, "value"),
+        ("Age", [18 + i % 5 for i in range(20)], {"Age": {"Description": "x"}}, "value"),
+        ("age", [18 + i % 5 for i in range(20)], {"age": {"Levels": {"18": "x"}}}, "classes"),
+        ("age", ["18-30", "31-40"] * 10, None, "classes"),
+        ("stage", [18 + i % 5 for i in range(20)], None, "classes"),
+    ],
+)
+def test_age_is_a_value_unless_its_levels_are_said(bids, name, ages, about, kind):
+    write(bids / "participants.tsv", {name: ages}, about=about)
+    column = column_of(bids, name)
+    assert read_labels(column).kind == kind
+    found = look_up(column, [(label, None) for label in PEOPLE])
+    assert isinstance(found, tuple) == (kind == "classes")
+
+
+def test_a_few_ages_with_a_word_among_them_are_no_classes(bids):
+    write(bids / "participants.tsv", {"age": [*[18, 19] * 9, "89+", "89+"]})
+    with pytest.raises(DataError, match="numbers and text are mixed: 2 of 20 cells are text"):
+        read_labels(column_of(bids, "age"))
+
+
 def test_a_value_keeps_its_unit_and_classes_their_names(bids):
     about = {"x": {"Units": "year"}}
     labels = labels_of(bids, [20 + i for i in range(20)], about=about)
@@ -114,7 +138,7 @@ def test_phenotype_and_sessions_are_looked_through(bids):
     (bids / "sessions.json").write_text('{"c": {"Units": "mg"}}')
     assert column_of(bids, "b").about == {"Units": "points"}
     column = column_of(bids, "c")
-    assert column.per_session
+    assert column.row_is == "session"
     assert column.cells["02", "b"] == "2"
     assert column.about == {"Units": "mg"}
     assert len(column.cells) == 6
@@ -319,17 +343,53 @@ def test_motion_is_read_where_the_sidecar_says(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(text)
     links = {"": out, "prep": prep}
-    assert math.isnan(read_motion([embedding], links)[embedding])
+
+    def motion(links):
+        found, damaged = read_motion([embedding], links)
+        assert not damaged
+        return found[embedding]
+
+    assert math.isnan(motion(links))
     uri = f"bids:prep:sub-01/func/{table.name}"
     embedding.with_suffix(".json").write_text(json.dumps({"Sources": ["bids::x", uri]}))
-    assert read_motion([embedding], links)[embedding] == 0.5
-    assert math.isnan(read_motion([embedding], {"": out})[embedding])
+    assert motion(links) == 0.5
+    assert math.isnan(motion({"": out}))
     beside = embedding.with_name(table.name)
     beside.write_text("framewise_displacement\nn/a\n3\n")
-    assert read_motion([embedding], {"": out})[embedding] == 3
-    beside.write_text("framewise_displacement\nmuch\n")
-    with pytest.raises(DataError, match="framewise_displacement is not a column of numbers"):
-        read_motion([embedding], {"": out})
+    assert motion({"": out}) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"framewise_displacement\nmuch\n", "framewise_displacement is not a column of numbers"),
+        (b"csf\tframewise_displacement\n1\n", "framewise_displacement is not a column of numb"),
+        (b"framewise_displacement\n\xff\xfe\n", "not a column of numbers: 'utf-8' codec can't"),
+        (b"framewise_displacement\n0.1\ninf\n", "framewise_displacement holds an infinite number"),
+    ],
+)
+def test_damaged_motion_is_missing_and_told(tmp_path, content, message):
+    good, bad = (tmp_path / f"sub-0{i}_task-rest_desc-toy_embedding.tsv" for i in (1, 2))
+    ending = "_task-rest_desc-confounds_timeseries.tsv"
+    (tmp_path / f"sub-01{ending}").write_text("framewise_displacement\n0.5\n")
+    table = tmp_path / f"sub-02{ending}"
+    table.write_bytes(content)
+    motion, damaged = read_motion([good, bad], {})
+    assert (motion[good], math.isnan(motion[bad])) == (0.5, True)
+    assert list(damaged) == [table]
+    assert message in damaged[table].what
+    assert "leave motion out of --covariates" in damaged[table].fix
+
+
+def test_motion_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    def refuse(path, **_):
+        raise PermissionError(13, "Permission denied")
+
+    table = tmp_path / "sub-01_task-rest_desc-confounds_timeseries.tsv"
+    table.write_text("framewise_displacement\n0.5\n")
+    monkeypatch.setattr(type(table), "read_text", refuse)
+    _, damaged = read_motion([tmp_path / "sub-01_task-rest_desc-toy_embedding.tsv"], {})
+    assert damaged[table].what.endswith("timeseries.tsv cannot be read: Permission denied")
 
 
 def test_an_address_never_leaves_its_dataset(tmp_path):
@@ -337,6 +397,19 @@ def test_an_address_never_leaves_its_dataset(tmp_path):
     assert follow_uri("bids:raw:sub-01/a.tsv", links) == tmp_path / "sub-01" / "a.tsv"
     for uri in ("bids:raw:../a.tsv", "bids:raw:/etc/passwd", "bids:raw:%2e%2e/a", "a.tsv"):
         assert follow_uri(uri, links) is None
+
+
+def test_what_was_predicted_is_no_target_and_hides_no_table_of_another_dataset(bids, tmp_path):
+    raw = tmp_path / "raw"
+    write(raw / "phenotype" / "panas.tsv", {"mood": range(20)})
+    predicted = write(bids / "phenotype" / "toy_age.tsv", {"predicted": range(20)})
+    predicted.with_suffix(".json").write_text('{"NotForDiagnosis": true}')
+    tables = find_tables([bids, raw], PEOPLE)
+    assert [table.shown for table in tables] == [str(raw / "phenotype" / "panas.tsv")]
+    predicted.with_suffix(".json").write_text("{")
+    (table,) = find_tables([bids, raw], PEOPLE)
+    with pytest.raises(DataError, match=r"toy_age\.json is not JSON"):
+        read_column(table, "predicted")
 
 
 def test_a_damaged_neighbour_does_not_matter(bids):

@@ -70,7 +70,7 @@ def write_runs(root: Path, labels: np.ndarray) -> None:
     rows = ["participant_id\tage\tgroup"]
     for person in range(PEOPLE):
         rng = np.random.default_rng(person)
-        series = 1000 + 20 * rng.normal(size=(V, 2 * T + (0 if person else -20)))
+        series = 1000 + 20 * rng.normal(size=(V, 3 * T + (0 if person else -36)))
         data = np.zeros((*labels.shape, series.shape[1]), np.float32)
         data[labels > 0] = series[labels[labels > 0] - 1]
         who = f"sub-{person + 1:02d}"
@@ -199,7 +199,7 @@ def test_answers_are_shares_of_a_closed_set_with_a_label(tuned, place, tmp_path,
     assert about["LanguageModel"]["Kind"] == "gpt2"
     assert about["Model"]["language_sha256"] == about["LanguageModel"]["SHA256"]
     assert about["RunsLeftOut"] == {"sub-01_task-rest": "SeriesTooShortError"}
-    assert set(about["Windows"].values()) == {2}
+    assert set(about["Windows"].values()) == {3}
     assert str(place) not in json.dumps(about)
 
 

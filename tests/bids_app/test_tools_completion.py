@@ -61,7 +61,7 @@ def script(tmp_path_factory):
 def dataset(tmp_path):
     for path in (
         "sub-01/ses-a/func/sub-01_ses-a_task-rest_run-1_bold.nii.gz",
-        "sub-02/func/sub-02_task-nback_bold.nii.gz",
+        "sub-02/func/sub-02_task-nback_echo-2_bold.nii.gz",
         "sub-control3/anat/sub-control3_T1w.nii.gz",
     ):
         (tmp_path / path).parent.mkdir(parents=True)
@@ -102,6 +102,7 @@ CASES = [
     (["--session-id", ""], {"a"}),
     (["-t", ""], {"rest", "nback"}),
     (["--run-label", ""], {"1"}),
+    (["--echo-idx", ""], {"2"}),
     (["--participant-label", "01", "--task-l"], {"--task-label"}),
     (["--participant-label", "01", "02", "--task-l"], {"--task-label"}),
     (["--participant-label", "01", "02", "--task-label", "r"], {"rest"}),

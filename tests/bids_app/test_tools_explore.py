@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.tools import build_parser
 from neurostorm_app.bids_app.verbs.explore import add_explore, call_explore
-from neurostorm_app.errors import ContractError, DataError, NoInputError, UsageError
+from neurostorm_app.errors import (
+    ContractError,
+    DataError,
+    NoInputError,
+    SeriesTooShortError,
+    UsageError,
+)
 from neurostorm_app.pipelines.explore import load_explorer
 from neurostorm_app.pipelines.forecast_baselines import RidgeVar
 from neurostorm_app.pipelines.forecast_study import cross_fit
@@ -119,6 +126,22 @@ def test_networks_are_told_from_series_and_both_are_written(explore, labels, tmp
     assert 0 < sum(float(row["class_attention"]) for row in parcels[:N_PARCELS]) < 1
 
 
+@pytest.mark.parametrize("column", ["network_label", "name"])
+def test_networks_are_read_as_descriptions_read_them(explore, labels, tmp_path, column):
+    """A row may end early, and XCP-D's and TemplateFlow's tables are taken as they are."""
+    table = tmp_path / "networks.tsv"
+    named = {"network_label": "Net {}", "name": "7Networks_LH_{}_1"}[column]
+    rows = [f"{label}\t{named.format('XYZUV'[n])}" for label, n in zip(labels, OF, strict=True)]
+    rows[7] = f"{labels[7]}"
+    table.write_text("\n".join([f"index\t{column}", *rows]) + "\n")
+    _, tables = explore("networks", "--networks", table, "--participant-label", "01")
+    parcels = tables["_parcels"]
+    assert parcels[7]["network"] == "n/a"
+    assert {row["network"] for row in parcels} - {"n/a"} == {
+        {"network_label": f"Net{x}", "name": x}[column] for x in "XYZUV"
+    }
+
+
 @pytest.mark.slow
 def test_a_trained_network_tells_networks_of_phantoms_far_above_chance_and_its_control():
     from neurostorm_app.models import read_card
@@ -182,8 +205,6 @@ def test_images_of_a_derivative_are_made_ready_as_for_embedding(tmp_path, labels
 
 
 def test_what_cannot_be_read_is_named_and_the_others_go_on(derivatives, tmp_path, explore):
-    import shutil
-
     root = shutil.copytree(derivatives, tmp_path / "copy")
     (broken,) = (root / "sub-02").rglob("*.tsv")
     broken.write_text("\n".join(broken.read_text().splitlines()[:20]) + "\n")
@@ -196,9 +217,45 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(derivatives, tmp_path
         explore("reconstruct", root=root)
 
 
-def test_one_participant_cannot_be_compared_with_others(derivatives, tmp_path, explore):
-    import shutil
+def cut(derivatives, root, person, n_volumes):
+    """Copy a derivative; one of its runs is shorter."""
+    shutil.copytree(derivatives, root)
+    (table,) = (root / f"sub-0{person}").rglob("*.tsv")
+    table.write_text("\n".join(table.read_text().splitlines()[: 1 + n_volumes]) + "\n")
+    return root
 
+
+def test_a_run_too_short_to_be_forecast_is_left_out_and_named(derivatives, tmp_path, explore):
+    root = cut(derivatives, tmp_path / "short", 1, 70)
+    about, _ = explore("forecast", "--seen", 60, "--horizon", 20, root=root)
+    assert about["RunNames"] == ["sub-02_task-rest", "sub-03_task-rest"]
+    assert about["Windows"] == 2
+    assert "70 volumes; a window that is seen" in about["RunsLeftOut"]["sub-01_task-rest"]
+    with pytest.raises(SeriesTooShortError, match="130 volumes; a window that is seen"):
+        explore("forecast", "--seen", 180, "--horizon", 20, root=derivatives)
+
+
+def test_a_run_whose_network_lost_its_parcels_is_left_out_and_named(
+    derivatives, labels, tmp_path, explore
+):
+    root = shutil.copytree(derivatives, tmp_path / "lost")
+    (path,) = (root / "sub-02").rglob("*.tsv")
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    lost = np.flatnonzero(OF == 2)[4:]
+    for row in rows[1:]:
+        for column in lost:
+            row[column] = "n/a"
+    path.write_text("\n".join(map("\t".join, rows)) + "\n")
+    table = tmp_path / "networks.tsv"
+    of = [f"{label}\t{NETWORKS[n]}" for label, n in zip(labels, OF, strict=True)]
+    table.write_text("\n".join(["index\tnetwork", *of]) + "\n")
+    about, tables = explore("networks", "--networks", table, root=root)
+    assert about["RunNames"] == ["sub-01_task-rest", "sub-03_task-rest"]
+    assert "the smallest of 4 parcels" in about["RunsLeftOut"]["sub-02_task-rest"]
+    assert {row["run"] for row in tables[""]} == set(about["RunNames"])
+
+
+def test_one_participant_cannot_be_compared_with_others(derivatives, tmp_path, explore):
     shutil.copytree(derivatives / "sub-01", tmp_path / "one" / "sub-01")
     with pytest.raises(DataError, match="must be fitted to others than it is measured on"):
         explore("forecast", "--seen", 60, "--horizon", 20, root=tmp_path / "one")
@@ -224,8 +281,10 @@ def test_no_method_is_fitted_to_the_people_it_forecasts():
     ("words", "error", "message"),
     [
         (("perturb", "--towards", "sub-09"), UsageError, "one of them is the target"),
-        (("networks", "--networks", "nowhere.tsv"), NoInputError, "no such table of networks"),
-        (("networks", "--networks", __file__), UsageError, "index and network are needed"),
+        (("networks", "--networks", "nowhere.tsv"), NoInputError, "no such table of parcels"),
+        (("networks", "--networks", __file__), DataError, "expected index and one of network"),
+        (("forecast", "--seen", 0), UsageError, "--seen 0: volumes are counted from 1"),
+        (("forecast", "--horizon", -3), UsageError, "--horizon -3: volumes are counted from 1"),
     ],
 )
 def test_wishes_that_make_no_sense_are_refused(explore, words, error, message):

@@ -163,6 +163,26 @@ def test_embeddings_of_other_weights_are_refused(heads, out):
     assert caught.value.exit_code == 65
 
 
+@pytest.mark.parametrize("side", ["embeddings", "head"])
+def test_what_newer_sidecars_say_beside_does_not_matter(heads, out, side):
+    head = heads()
+    said = {"Centre": True, "Control": False, "TunedTo": "age_years"}
+    if side == "head":
+        card = json.loads(head.with_suffix(".json").read_text())
+        card["Fingerprint"] |= said
+        head.with_suffix(".json").write_text(json.dumps(card))
+    for path in out.rglob("*_embedding.json"):
+        more = said if side == "embeddings" else {}
+        path.write_text(json.dumps(json.loads(path.read_text()) | more))
+    _, rows, _ = predict_new(out, head, [], include_training=False)
+    assert len(rows) == 2
+    for path in out.rglob("*_embedding.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"Precision": "bf16"}))
+    with pytest.raises(ContractError, match="otherwise than those the head was fitted") as caught:
+        predict_new(out, head, [], include_training=False)
+    assert caught.value.what.endswith(": Precision fp32, the other Precision bf16")
+
+
 def test_what_is_not_there_is_no_input(heads, out, tmp_path):
     with pytest.raises(NoInputError, match="gone is not a folder of results"):
         predict_new(tmp_path / "gone", heads(), [], include_training=False)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.verbs.train import DEMOS, add_train, call_train
-from neurostorm_app.bids_app.verbs.train_cohort import are_phantoms, linked_datasets
+from neurostorm_app.bids_app.verbs.train_cohort import are_phantoms, linked_datasets, read_target
 from neurostorm_app.bids_app.words.grammar import Parser
 from neurostorm_app.errors import DataError, NoInputError, UsageError
 from neurostorm_app.models import read_card
@@ -190,6 +190,19 @@ def test_a_table_of_others_or_of_sessions_is_refused(place, tmp_path):
     table.write_text("participant_id\tsession_id\tscore\nsub-01\tses-1\t1.5\nsub-02\tses-1\t2.5\n")
     with pytest.raises(UsageError, match="tuning takes one for each participant"):
         call(*words)
+
+
+def test_predictions_in_the_derivatives_do_not_hide_the_phenotype_of_the_dataset(tmp_path):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for folder in (raw, out):
+        (folder / "phenotype").mkdir(parents=True)
+    (raw / "phenotype" / "panas.tsv").write_text("participant_id\tmood\nsub-01\t1.5\nsub-02\t2\n")
+    told = out / "phenotype" / "connectome_age.tsv"
+    told.write_text("participant_id\tpredicted\nsub-01\t30\nsub-02\t31\n")
+    told.with_suffix(".json").write_text('{"NotForDiagnosis": true}')
+    (out / "dataset_description.json").write_text('{"DatasetLinks": {"raw": "../raw"}}')
+    labels = read_target("mood", out, ["01", "02"], tables=[None, None])
+    assert labels.values == {("01", None): 1.5, ("02", None): 2.0}
 
 
 def test_folders_without_runs_are_refused(place, tmp_path):
