@@ -97,7 +97,8 @@ def conformance(sidecar: Mapping[str, Any]) -> dict[str, Any]:
         record = sidecar.get(key)
         if isinstance(record, dict):
             known = {name[:1].lower() + name[1:]: value for name, value in record.items()}
-            if "met" in known:
+            reasons = known.get("reasons", [])
+            if isinstance(known.get("met"), bool) and isinstance(reasons, list):
                 return known
     return {}
 

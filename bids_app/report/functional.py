@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neurostorm_app.bids_app.report.anatomical import tissue
+from neurostorm_app.bids_app.report.anatomical import show_t1w, tissue
 from neurostorm_app.bids_app.report.measuring import Material, gather, measure
 from neurostorm_app.bids_app.report.native import (
     Tissues,
@@ -161,8 +161,9 @@ def _registration(have: Material) -> Panel | None:
     contours = []
     if run.mask:
         contours.append(Contour(key="mask", label="BOLD mask", volume=read_volume(run.mask)))
-    if anatomy and anatomy.t1w:
-        pictures.append(Picture(key="t1w", label="T1w", volume=read_volume(anatomy.t1w)))
+    t1w = show_t1w(anatomy) if anatomy else None
+    if t1w is not None:
+        pictures.append(Picture(key="t1w", label="T1w", volume=t1w))
     if anatomy and anatomy.dseg:
         contours.append(
             Contour(key="wm", label="white matter", volume=tissue(read_volume(anatomy.dseg), 2))

@@ -74,10 +74,10 @@ def write_group_page(output_dir: Path) -> Path:
         )
         or []
     ]
-    cohorts = attempt(notices, lambda: read_cohorts(output_dir, notices)) or {}
+    cohorts = read_cohorts(output_dir, notices)
     people = attempt(notices, lambda: _read_people(output_dir)) or {}
-    recognition = attempt(notices, lambda: read_recognition(output_dir)) or {}
-    targets = attempt(notices, lambda: read_targets(output_dir)) or []
+    recognition = read_recognition(output_dir, notices)
+    targets = read_targets(output_dir, notices)
     sections = [_section(cohort, records, people) for cohort in cohorts.values()]
     levels = Counter(record.verdict.level for record in records)
     context = {

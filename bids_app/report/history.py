@@ -21,8 +21,9 @@ _PAGE = "report"
 """A page does not show how it was made itself: it would never be the same twice."""
 _WORTH = 0.05
 """Seconds below which a step is not listed."""
-_HOME = re.compile(r"(?:file://)?/(?:[^\s\"',:]+/)+")
-"""Folders, which may hold a person's name; the file's own name stays."""
+_HOME = re.compile(r"(?<![\w>])(?:file://)?/(?:[^\s\"',:]+/)+")
+"""Folders of a machine, which may hold a person's name; the file's own name stays, and so do the
+folders of a dataset: no slash stands before them."""
 _RUN = re.compile(r"^run0*(\d+)\.")
 _FIELD = re.compile(r"^fmap0*(\d+)\.")
 
@@ -37,7 +38,8 @@ class Unit:
     memory: float | None
     key: str
     inputs: list[Fact]
-    outputs: int
+    outputs: list[Fact]
+    """Path of each file in the output tree, and its SHA-256."""
     settings: str
     steps: dict[str, float] = field(default_factory=dict)
     """Seconds of each step of the piece of work, by its name in the record."""
@@ -202,8 +204,6 @@ def _generators(entries: Any) -> Iterable[Fact]:
 
 
 def _unit(name: str, record: Mapping[str, Any]) -> Unit:
-    inputs = record.get("inputs")
-    outputs = record.get("outputs")
     settings = record.get("settings") or {}
     return Unit(
         name=name,
@@ -211,17 +211,22 @@ def _unit(name: str, record: Mapping[str, Any]) -> Unit:
         seconds=_number(record, "seconds"),
         memory=_number(record, "peak_memory", "peak_memory_bytes", "memory"),
         key=str(record.get("key") or ""),
-        inputs=[
-            Fact(label=_HOME.sub("", str(role)), value=_HOME.sub("", _digest(value)))
-            for role, value in (inputs.items() if isinstance(inputs, dict) else ())
-        ],
+        inputs=_hashes(record.get("inputs")),
+        outputs=_hashes(record.get("outputs")),
         steps=_numbers(record.get("stages")),
         energy=_numbers(record.get("energy")),
         run=str(record.get("run") or ""),
         model=str(record.get("model") or ""),
-        outputs=len(outputs) if isinstance(outputs, dict | list) else 0,
         settings=_HOME.sub("", json.dumps(settings, indent=2, sort_keys=True, default=str)),
     )
+
+
+def _hashes(found: Any) -> list[Fact]:
+    """List files with their hashes; none if the record holds none."""
+    return [
+        Fact(label=_HOME.sub("", str(role)), value=_HOME.sub("", _digest(value)))
+        for role, value in (found.items() if isinstance(found, dict) else ())
+    ]
 
 
 def _digest(value: Any) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from neurostorm_app.bids_app.group.outputs import index_paths
 from neurostorm_app.bids_app.group.store import read_table as read_parquet
-from neurostorm_app.bids_app.report.panels import Notice
+from neurostorm_app.bids_app.report.panels import Notice, attempt
 from neurostorm_app.bids_app.report.reading import Table, read_vectors
 from neurostorm_app.errors import DataError
 from neurostorm_app.pipelines.figures import project, similarity
@@ -105,7 +106,7 @@ class Cohort:
 
 
 def read_cohorts(
-    output_dir: Path, notices: list[Notice] | None = None, *, keep: str | None = None
+    output_dir: Path, notices: list[Notice], *, keep: str | None = None
 ) -> dict[str, Cohort]:
     """Read the embeddings of all models; empty if the group level has not run.
 
@@ -113,16 +114,20 @@ def read_cohorts(
     ----------
     output_dir : Path
         The output tree.
-    notices : list of Notice, optional
-        Gets one for each model with more runs than a page compares.
+    notices : list of Notice
+        Gets one for each damaged table, and for each model with more runs than a page compares.
     keep : str, optional
         Participant whose runs are taken whatever the number; without ``sub-``.
     """
     names = [path.name for path in (output_dir / "retrieval").glob("desc-*_embedding.*")]
     labels = {match[1] for name in names if (match := _TABLE.match(name))}
-    cohorts = {label: read_cohort(output_dir, label, keep=keep) for label in sorted(labels)}
-    for label, cohort in cohorts.items():
-        if notices is not None and len(cohort.names) < cohort.n_all:
+    cohorts = {}
+    for label in sorted(labels):
+        cohort = attempt(notices, partial(read_cohort, output_dir, label, keep=keep))
+        if cohort is None:
+            continue
+        cohorts[label] = cohort
+        if len(cohort.names) < cohort.n_all:
             notices.append(
                 Notice(
                     what=f"{label}: map, similarities and neighbours are those of "

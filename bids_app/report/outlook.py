@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Outlook", "Share", "read_outlooks"]
 
 _NONE = {"", "n/a"}
+_COLUMN = re.compile(r"(.*?)((?:_[a-z]+-[0-9A-Za-z+]+)*)")
+"""The name of a column, and the session or the run it is of, such as ``_ses-1_task-rest``."""
 _EFFECTS = {
     "none": "In this cohort the model does not predict it better than guessing: take no notice of "
     "the value",
@@ -144,11 +146,7 @@ def _out_of_fold(path: Path, participant: str) -> list[Outlook]:
     """Read the row of a participant in a table of the group level; controls are for the group."""
     table, said = read_table(path), read_json(path.with_suffix(".json"))
     source, _, label = path.stem.partition("_")
-    if (
-        is_control(source)
-        or not label
-        or "predicted" not in {name.split("_ses-")[0] for name in table}
-    ):
+    if is_control(source) or not label or "predicted" not in {_cut(name)[0] for name in table}:
         return []
     evaluation = read_json(path.parent.parent / "prediction" / f"target-{label}_evaluation.json")
     common: dict[str, Any] = {
@@ -186,7 +184,7 @@ def _verdict(evaluation: Mapping[str, Any], source: str) -> list[str]:
 def _people(
     table: Table, participant: str, target: str, common: Mapping[str, Any]
 ) -> list[Outlook]:
-    """Make the predictions of a row; columns may be there once a session."""
+    """Make the predictions of a row; columns may be there once a session, or once a run."""
     rows = [
         i for i, name in enumerate(table.get("participant_id", [])) if name == f"sub-{participant}"
     ]
@@ -194,12 +192,11 @@ def _people(
     for i in rows:
         row = _row(table, i)
         for name in table:
-            bare, _, session = name.partition("_ses-")
+            bare, end = _cut(name)
             if bare != "predicted" or row[name] in _NONE:
                 continue
-            end = f"_ses-{session}" if session else ""
-            mine = {k.removesuffix(end): v for k, v in row.items() if k.endswith(end)}
-            place = mine.get("session_id", "") or (f"ses-{session}" if session else "")
+            mine = {_cut(k)[0]: v for k, v in row.items() if _cut(k)[1] == end}
+            place = mine.get("session_id", "") or end.removeprefix("_").replace("_", ", ")
             about = {**common, "where": "" if place in _NONE else place}
             shares = _shares(mine)
             outlooks.append(
@@ -250,6 +247,12 @@ def _of_value(row: Mapping[str, str], target: str, common: Mapping[str, Any]) ->
     else:
         words += "; how far off it may be is not known"
     return Outlook(target=target, words=words, value=value, low=low, high=high, **about)
+
+
+def _cut(name: str) -> tuple[str, str]:
+    """Cut the name of a column into what it holds and what it is of."""
+    match = _COLUMN.fullmatch(name)
+    return (match[1], match[2]) if match else (name, "")
 
 
 def _row(table: Table, i: int) -> dict[str, str]:

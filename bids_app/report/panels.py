@@ -77,6 +77,12 @@ class Panel:
     cursor: dict[str, Any] = field(default_factory=dict)
     scale: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """Characters that its drawings take in the page."""
+        drawn = [self.mosaic.overlay, *self.mosaic.images.values()] if self.mosaic else []
+        return len(self.svg) + sum(map(len, drawn))
+
 
 def anchor(*parts: str) -> str:
     """Make an id out of names.

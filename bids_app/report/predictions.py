@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from neurostorm_app.bids_app.report.panels import Fact, digits, two_decimals
+from neurostorm_app.bids_app.report.panels import (
+    Fact,
+    Notice,
+    attempt,
+    digits,
+    two_decimals,
+)
 from neurostorm_app.bids_app.report.reading import expecting, read_json
 from neurostorm_app.bids_app.report.reliability import draw_reliability
 
@@ -103,26 +110,49 @@ class TargetSection:
     table: str
 
 
-def read_targets(output_dir: Path) -> list[TargetSection]:
-    """Read all targets that were predicted, in the order of their names."""
+def read_targets(output_dir: Path, notices: list[Notice]) -> list[TargetSection]:
+    """Read all targets that were predicted, in the order of their names.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The output tree.
+    notices : list of Notice
+        Gets one for each damaged file.
+    """
     paths = sorted((output_dir / "prediction").glob("target-*_evaluation.json"))
-    sections = []
-    for path in paths:
-        with expecting("evaluation", path):
-            sections.append(_section(read_json(path), path))
-    return sections
+    sections = [attempt(notices, partial(_read_target, path)) for path in paths]
+    return [section for section in sections if section is not None]
 
 
-def read_recognition(output_dir: Path) -> dict[str, str]:
-    """Say of each model how well its embeddings tell people apart, where that was measured."""
+def read_recognition(output_dir: Path, notices: list[Notice]) -> dict[str, str]:
+    """Say of each model how well its embeddings tell people apart, where that was measured.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The output tree.
+    notices : list of Notice
+        Gets one for each damaged file.
+    """
     found = {}
     for path in sorted((output_dir / "retrieval").glob("desc-*_reidentification.json")):
-        with expecting("recognition of people", path):
-            galleries = read_json(path).get("Reidentification", {}).get("Galleries", [])
-            if galleries:
-                label = path.name.removeprefix("desc-").removesuffix("_reidentification.json")
-                found[label] = _recognised(galleries[0])
+        label = path.name.removeprefix("desc-").removesuffix("_reidentification.json")
+        if words := attempt(notices, partial(_read_recognised, path)):
+            found[label] = words
     return found
+
+
+def _read_target(path: Path) -> TargetSection:
+    with expecting("evaluation", path):
+        return _section(read_json(path), path)
+
+
+def _read_recognised(path: Path) -> str:
+    """Say what one file says; nothing if it compares nobody."""
+    with expecting("recognition of people", path):
+        galleries = read_json(path).get("Reidentification", {}).get("Galleries", [])
+        return _recognised(galleries[0]) if galleries else ""
 
 
 def _recognised(gallery: Mapping[str, Any]) -> str:

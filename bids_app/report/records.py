@@ -56,7 +56,7 @@ class RunRecord:
     measures: Measures
     verdict: Verdict
     models: dict[str, ModelRecord] = field(default_factory=dict)
-    errors: tuple[dict[str, Any], ...] = ()
+    errors: tuple[dict[str, str], ...] = ()
 
     @property
     def link(self) -> str:
@@ -66,7 +66,6 @@ class RunRecord:
 
 def make_record(run: RunFiles, measures: Measures, verdict: Verdict) -> RunRecord:
     """Make the record of a run from its files, numbers and verdict."""
-    errors = run.report.get("errors") or [run.report.get("error")]
     return RunRecord(
         name=run.name,
         participant=run.entities["sub"],
@@ -82,7 +81,7 @@ def make_record(run: RunFiles, measures: Measures, verdict: Verdict) -> RunRecor
             )
             for label, files in run.embeddings.items()
         },
-        errors=tuple(error for error in errors if isinstance(error, dict)),
+        errors=run.errors,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from neurostorm_app.bids_app.report.anatomical import build_anatomy
@@ -29,12 +29,15 @@ from neurostorm_app.bids_app.report.viewer import (
     Shelf,
     build_scene,
     inserted_script,
+    room_beside,
     viewer_library,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from neurostorm_app.bids_app.report.tree import Anatomy
 
 __all__ = ["write_subject_page"]
 
@@ -71,12 +74,20 @@ def write_subject_page(
     """
     found = read_participant(output_dir, participant)
     notices = [Notice(what=problem.what, fix=problem.fix) for problem in found.problems]
-    cohorts = attempt(notices, lambda: read_cohorts(output_dir, notices, keep=participant)) or {}
-    tissues, shelf = Tissues(found.native), Shelf() if viewer == "on" else None
-    cards = [_card(run, found, cohorts, tissues=tissues, shelf=shelf) for run in found.runs]
+    cohorts = read_cohorts(output_dir, notices, keep=participant)
+    tissues = Tissues(found.native)
+    cards = [_card(run, found, cohorts, tissues=tissues) for run in found.runs]
     records = [make_record(c.section.run, c.section.measures, c.verdict) for c in cards]
     write_records(output_dir, participant, records)
     models = build_models(found.runs, cohorts)
+    anatomy = [build_anatomy(one) for one in found.anatomy]
+    panels = [panel for section in anatomy for panel in section.panels]
+    panels += [panel for card in cards for panel in card.section.panels]
+    panels += [panel for model in models for part in model.runs for panel in part.panels]
+    room = room_beside(sum(panel.size for panel in panels))
+    shelf = Shelf(room=room) if viewer == "on" else None
+    if shelf is not None:
+        cards = [_with_scene(card, found, shelf) for card in cards]
     level = overall([card.verdict.level for card in cards])
     outlooks = read_outlooks(output_dir, participant, found.runs, notices)
     dataset = attempt(notices, lambda: read_json(output_dir / "dataset_description.json")) or {}
@@ -87,7 +98,7 @@ def write_subject_page(
         "level": level,
         "answer": _answer(cards),
         "cards": cards,
-        "anatomy": [build_anatomy(anatomy) for anatomy in found.anatomy],
+        "anatomy": anatomy,
         "anatomy_records": flatten(found.qc),
         "models": models,
         "descriptions": read_descriptions(output_dir, participant, found.runs, notices),
@@ -114,16 +125,10 @@ def write_subject_page(
 
 
 def _card(
-    run: RunFiles,
-    found: Participant,
-    cohorts: Mapping[str, Cohort],
-    *,
-    tissues: Tissues,
-    shelf: Shelf | None,
+    run: RunFiles, found: Participant, cohorts: Mapping[str, Cohort], *, tissues: Tissues
 ) -> RunCard:
     """Measure, draw and judge one run."""
-    anatomy = next((a for a in found.anatomy if a.space == run.space), None)
-    section = build_functional(run, anatomy, tissues)
+    section = build_functional(run, _anatomy_of(run, found), tissues)
     take_registration(section.measures, {**found.qc, **run.qc})
     demos = {label: is_demo(files.sidecar) for label, files in run.embeddings.items()}
     stands = [
@@ -137,16 +142,23 @@ def _card(
         contracts=contracts_of(run),
         standings=[standing for standing in stands if standing is not None],
     )
-    scene = build_scene(run, anatomy, shelf) if shelf is not None else None
-    if isinstance(scene, Notice):
-        section.notices.append(scene)
     return RunCard(
-        section=section,
-        verdict=verdict,
-        meters=meters_of(section.measures),
-        models=demos,
-        scene=scene if isinstance(scene, Scene) else None,
+        section=section, verdict=verdict, meters=meters_of(section.measures), models=demos
     )
+
+
+def _with_scene(card: RunCard, found: Participant, shelf: Shelf) -> RunCard:
+    """Add the viewer of a run, or say why it has none."""
+    run = card.section.run
+    scene = build_scene(run, _anatomy_of(run, found), shelf)
+    if isinstance(scene, Notice):
+        card.section.notices.append(scene)
+    return replace(card, scene=scene if isinstance(scene, Scene) else None)
+
+
+def _anatomy_of(run: RunFiles, found: Participant) -> Anatomy | None:
+    """Find the anatomical images in the space of a run."""
+    return next((one for one in found.anatomy if one.space == run.space), None)
 
 
 def _answer(cards: list[RunCard]) -> str:

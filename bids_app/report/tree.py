@@ -19,7 +19,7 @@ from neurostorm_app.bids_app.report.native_files import (
     find_native,
     find_native_anatomy,
 )
-from neurostorm_app.bids_app.report.reading import read_json
+from neurostorm_app.bids_app.report.reader import Reader, errors_of
 from neurostorm_app.errors import AppError
 
 if TYPE_CHECKING:
@@ -94,6 +94,11 @@ class RunFiles:
         status = str(self.report.get("status", "not recorded"))
         return "done" if status == "reused" else status
 
+    @property
+    def errors(self) -> tuple[dict[str, str], ...]:
+        """What went wrong, and what to do about it."""
+        return errors_of(self.report)
+
 
 @dataclass(kw_only=True)
 class Participant:
@@ -155,7 +160,7 @@ def read_participant(output_dir: Path, participant: str) -> Participant:
         anatomy=_read_anatomy(anatomical),
         runs=runs,
         native=find_native_anatomy(anatomical),
-        qc=_Reader(problems).json(output_dir / "logs" / f"sub-{participant}_qc.json"),
+        qc=Reader(problems).quality(output_dir / "logs" / f"sub-{participant}_qc.json"),
         methods=methods.read_text(encoding="utf-8") if methods.is_file() else "",
         problems=problems,
     )
@@ -168,20 +173,6 @@ def _anatomical_files(files: list[Path], runs: list[RunFiles]) -> list[Path]:
         return here
     beside = {run.bold.parent.parent / "anat" for run in runs if run.bold and run.elsewhere}
     return [path for folder in sorted(beside) for path in sorted(folder.glob("sub-*"))]
-
-
-@dataclass
-class _Reader:
-    """Reads small files and keeps the errors."""
-
-    problems: list[AppError]
-
-    def json(self, path: Path | None) -> dict[str, Any]:
-        try:
-            return read_json(path)
-        except AppError as problem:
-            self.problems.append(problem)
-            return {}
 
 
 def _entities(name: str) -> dict[str, str]:
@@ -236,13 +227,13 @@ def _read_run(
     links: Mapping[str, Path],
     problems: list[AppError],
 ) -> RunFiles:
-    read = _Reader(problems)
+    read = Reader(problems)
     files = [path for path in functional if _source_name(path.name) == name]
     run = RunFiles(
         name=name,
         entities=_entities(name),
-        qc=read.json(output_dir / "logs" / f"{name}_qc.json"),
-        report=read.json(output_dir / "logs" / f"{name}_report.json"),
+        qc=read.quality(output_dir / "logs" / f"{name}_qc.json"),
+        report=read.report(output_dir / "logs" / f"{name}_report.json"),
         embeddings=group_by_model(
             files + sorted((output_dir / "logs").glob(f"{name}_*_reconstruction.json")), read.json
         ),
@@ -255,7 +246,7 @@ def _read_run(
     return run
 
 
-def _fill_series(run: RunFiles, files: list[Path], read: _Reader) -> None:
+def _fill_series(run: RunFiles, files: list[Path], read: Reader) -> None:
     """Note the images of the first standard space."""
     run.native = find_native(files)
     run.confounds = _pick(files, r"_desc-confounds_(timeseries|regressors)\.tsv$")

@@ -1,7 +1,9 @@
 """Can I trust this scan? Numbers in, a verdict with reasons out.
 
 Every rule is one function; thresholds and where they come from stand beside each other. A
-number that is not known gives the reason "not known", never a good mark.
+number that is not known gives the reason "not known", never a good mark; of a run that failed
+only the failure is told. Reasons of one level stand in the order of their causes: a brain that
+is off its template covers less of it.
 
 References
 ----------
@@ -12,8 +14,9 @@ Satterthwaite et al. (2013), NeuroImage 64: at least four minutes of quiet data 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from neurostorm_app.bids_app.report.verdict_kinds import RANK, Level, Reason, Verdict
 from neurostorm_app.bids_app.report.verdict_said import (
@@ -43,7 +46,8 @@ LIMITS: dict[str, tuple[float, float]] = {
     "likeness": (0.75, 0.6),
 }
 """Where "look" and "bad" begin: above the limit where less is better, below it elsewhere. The last
-two are drawn only: the registrations judge themselves, by these numbers and others."""
+two are drawn only: the registrations judge themselves, by these numbers and others, and a
+derivative of another app has none of them."""
 _FD_JUMP = 5.0
 
 
@@ -115,10 +119,10 @@ def judge(
         *_failure(measures),
         *_motion(measures),
         *_length(measures),
-        *_coverage(measures),
-        *_registration(measures),
-        *_signal(measures),
         *weigh_records(qc),
+        *_registration(measures),
+        *_coverage(measures),
+        *_signal(measures),
         *weigh_contracts(contracts),
         *weigh_neighbours(standings),
     ]
@@ -141,6 +145,16 @@ def _grade(name: str, value: float) -> Level:
     return Level.CHECK if sign * value > sign * check else Level.GOOD
 
 
+def _is_known(value: float | None) -> TypeGuard[float]:
+    """Tell whether there is a number; one that is not finite was not measured."""
+    return value is not None and math.isfinite(value)
+
+
+def _not_known(m: Measures, topic: str, why: str) -> Iterator[Reason]:
+    if not m.error:
+        yield Reason(level=Level.UNKNOWN, topic=topic, text=f"Not known: {why}.")
+
+
 def _failure(m: Measures) -> Iterator[Reason]:
     if m.error:
         yield Reason(
@@ -149,13 +163,9 @@ def _failure(m: Measures) -> Iterator[Reason]:
 
 
 def _motion(m: Measures) -> Iterator[Reason]:
-    if m.mean_fd is None or m.share_high is None or m.max_fd is None:
-        if not m.error:
-            yield Reason(
-                level=Level.UNKNOWN,
-                topic="Motion",
-                text="Not known: there is no table of confounds with framewise displacement.",
-            )
+    if not (_is_known(m.mean_fd) and _is_known(m.share_high) and _is_known(m.max_fd)):
+        why = "there is no table of confounds with framewise displacement"
+        yield from _not_known(m, "Motion", why)
         return
     words = {
         Level.GOOD: "The head was quiet",
@@ -185,7 +195,9 @@ def _motion(m: Measures) -> Iterator[Reason]:
 
 def _length(m: Measures) -> Iterator[Reason]:
     minutes = m.quiet_minutes if m.quiet_minutes is not None else m.minutes
-    if minutes is None:
+    if not _is_known(minutes):
+        why = "there is no repetition time, or neither a series nor a table of confounds"
+        yield from _not_known(m, "Length", why)
         return
     which = "of quiet volumes" if m.quiet_minutes is not None else "of data"
     level = _grade("minutes", minutes)
@@ -197,8 +209,24 @@ def _length(m: Measures) -> Iterator[Reason]:
     )
 
 
+def _registration(m: Measures) -> Iterator[Reason]:
+    if not _is_known(m.dice):
+        why = "no brain masks of BOLD and T1w in one standard space were compared"
+        yield from _not_known(m, "Registration", why)
+        return
+    level = _grade("dice", m.dice)
+    look = "" if level is Level.GOOD else " Look at the flicker of the two images."
+    yield Reason(
+        level=level,
+        topic="Registration",
+        text=f"Brain masks of BOLD and T1w overlap by a Dice coefficient of {m.dice:.2f}.{look}",
+    )
+
+
 def _coverage(m: Measures) -> Iterator[Reason]:
-    if m.coverage is None:
+    if not _is_known(m.coverage):
+        why = "no brain mask of the run was compared with a whole brain"
+        yield from _not_known(m, "Coverage", why)
         return
     level = _grade("coverage", m.coverage)
     why = "Parts of the brain lie outside the field of view, or the registration is off."
@@ -210,20 +238,9 @@ def _coverage(m: Measures) -> Iterator[Reason]:
     )
 
 
-def _registration(m: Measures) -> Iterator[Reason]:
-    if m.dice is None:
-        return
-    level = _grade("dice", m.dice)
-    look = "" if level is Level.GOOD else " Look at the flicker of the two images."
-    yield Reason(
-        level=level,
-        topic="Registration",
-        text=f"Brain masks of BOLD and T1w overlap by a Dice coefficient of {m.dice:.2f}.{look}",
-    )
-
-
 def _signal(m: Measures) -> Iterator[Reason]:
-    if m.tsnr is None:
+    if not _is_known(m.tsnr):
+        yield from _not_known(m, "Signal", "the series is not there, or was not read")
         return
     level = _grade("tsnr", m.tsnr)
     yield Reason(

@@ -33,7 +33,8 @@ def weigh_records(qc: Mapping[str, Any], topic: str = "Preprocessing") -> Iterat
             yield from weigh_records(value, _TOPICS.get(key, key.replace("_", " ").capitalize()))
     word, _, rest = str(qc.get("verdict", "pass")).partition(": ")
     if word in _WORDS:
-        for text in qc.get("reasons") or [rest or "no reason is recorded"]:
+        reasons = qc.get("reasons") or rest or "no reason is recorded"
+        for text in [reasons] if isinstance(reasons, str) else reasons:
             end = "" if text.endswith(("?", ".")) else "."
             yield Reason(level=_WORDS[word], topic=topic, text=text[:1].upper() + text[1:] + end)
 

@@ -25,10 +25,23 @@ from neurostorm_app.pipelines.figures.slices import onto
 if TYPE_CHECKING:
     from neurostorm_app.bids_app.report.tree import Anatomy, RunFiles
 
-__all__ = ["BUDGET", "Layer", "Scene", "Shelf", "build_scene", "inserted_script", "viewer_library"]
+__all__ = [
+    "BUDGET",
+    "PAGE",
+    "Layer",
+    "Scene",
+    "Shelf",
+    "build_scene",
+    "inserted_script",
+    "room_beside",
+    "viewer_library",
+]
 
 BUDGET: Final = 6_000_000
 """Characters that all volumes of a page may take together."""
+PAGE: Final = 13_500_000
+"""Characters that figures and volumes may take together: what else is in a page takes up to 1 MB,
+and with it the page stays below 15 MB. Figures come first."""
 _LIBRARY: Final = Path(__file__).parent / "templates" / "niivue.js.gz"
 _T1W: Final = "T1w, brain only"
 _GREY_TOP: Final = 99.8
@@ -108,6 +121,17 @@ class Shelf:
         self.room -= len(packed)
         self.volumes[ident] = packed
         return ident
+
+
+def room_beside(figures: int) -> int:
+    """Tell how many characters of volumes a page has room for, beside its figures.
+
+    Examples
+    --------
+    >>> room_beside(2_000_000), room_beside(11_000_000), room_beside(20_000_000)
+    (6000000, 2500000, 0)
+    """
+    return min(BUDGET, max(0, PAGE - figures))
 
 
 def build_scene(run: RunFiles, anatomy: Anatomy | None, shelf: Shelf) -> Scene | Notice | None:

@@ -66,6 +66,6 @@ def test_of_too_many_runs_whole_participants_are_drawn_and_it_is_said(root, monk
 def test_the_participant_of_a_page_is_among_those_drawn(root, monkeypatch):
     monkeypatch.setattr(neighbours, "MOST", 4)
     for p in range(12):
-        cohort = read_cohorts(root, keep=f"{p:02d}")["toy"]
+        cohort = read_cohorts(root, [], keep=f"{p:02d}")["toy"]
         assert cohort.nearest(f"sub-{p:02d}_task-rest_run-1", 1)[0].same
         assert len(cohort.names) == 4

@@ -58,7 +58,7 @@ def tree(tmp_path):
 
 
 def test_sources_lie_on_one_axis_with_what_guessing_reaches(tree):
-    section = read_targets(tree)[0]
+    section = read_targets(tree, [])[0]
     one, confounds, baseline = section.bars
     assert baseline.low == baseline.value == baseline.high == section.chance
     assert confounds.low < section.chance < confounds.value < confounds.high < one.value < one.high
@@ -77,7 +77,7 @@ def test_what_chance_reaches_and_other_numbers_stand_beside(tree):
     one["Metrics"]["balanced_accuracy"] = {"Value": 0.7123, "Low": 0.6, "High": 0.8}
     one["Calibration"] = [{"Class": "a", "Participants": 9, "Predicted": 0.5, "Observed": 0.4}]
     path.write_text(json.dumps(told))
-    section = read_targets(tree)[0]
+    section = read_targets(tree, [])[0]
     bar, confounds, _ = section.bars
     assert bar.chance[0] < section.chance < bar.chance[1] < bar.low
     assert confounds.chance is None
@@ -97,7 +97,7 @@ def test_a_control_stands_behind_its_model(tree):
     models = dict.fromkeys(("toyUntrained", "connectome", "toy"), connectome)
     told["Sources"] = models | told["Sources"]
     path.write_text(json.dumps(told))
-    names = [bar.name for bar in read_targets(tree)[0].bars]
+    names = [bar.name for bar in read_targets(tree, [])[0].bars]
     assert names == ["toy", "toyUntrained", "connectome", "confounds", "baseline"]
 
 
@@ -106,11 +106,11 @@ def test_nothing_is_less_than_nothing(tree):
     told = json.loads(path.read_text())
     told["Sources"]["baseline"]["Metrics"]["r2"] = {"Value": -0.004, "Low": -0.01, "High": 0.0}
     path.write_text(json.dumps(told))
-    assert read_targets(tree)[1].bars[2].text == "0.00 (-0.01 to 0.00)"
+    assert read_targets(tree, [])[1].bars[2].text == "0.00 (-0.01 to 0.00)"
 
 
 def test_recognition_is_said_with_its_interval_and_chance(tree):
-    words = read_recognition(tree)["toy"]
+    words = read_recognition(tree, [])["toy"]
     assert words.endswith("the own in 75% (50% to 90%; guessing: 5.0%).")
 
 
@@ -123,6 +123,6 @@ def test_the_page_shows_targets_and_escapes_their_names(tree):
 
 
 def test_without_targets_there_is_no_such_part(tmp_path):
-    assert read_targets(tmp_path) == []
-    assert read_recognition(tmp_path) == {}
+    assert read_targets(tmp_path, []) == []
+    assert read_recognition(tmp_path, []) == {}
     assert 'id="predictions"' not in write_group_page(tmp_path).read_text()

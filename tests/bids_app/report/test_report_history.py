@@ -103,6 +103,32 @@ def test_energy_is_added_up_once_for_each_piece_of_work(tree):
     assert "; not measured for 1 of 3" in write_subject_page(tree.root, "01").read_text()
 
 
+def test_hashes_of_inputs_and_outputs_are_shown_by_their_paths_in_the_datasets(tree):
+    inputs = {"bids:raw:sub-01/func/sub-01_task-rest_bold.nii.gz": "cd34" * 16,
+              "file:///home/jane/atlas/parcels.nii.gz": "01ab" * 16}  # fmt: skip
+    outputs = {"sub-01/anat/sub-01_dseg.nii.gz": {"sha256": "ef56" * 16, "size": 3, "mtime": 1}}
+    record(tree, "sub-01_anat", inputs=inputs, outputs=outputs)
+    [unit] = read_history(tree.root, "01").units
+    assert [(fact.label, fact.value) for fact in unit.inputs] == [
+        ("bids:raw:sub-01/func/sub-01_task-rest_bold.nii.gz", "cd34" * 16),
+        ("parcels.nii.gz", "01ab" * 16),
+    ]
+    [output] = unit.outputs
+    assert (output.label, output.value) == ("sub-01/anat/sub-01_dseg.nii.gz", "ef56" * 16)
+    page = write_subject_page(tree.root, "01").read_text()
+    folded = page[page.index("Settings, hashes of inputs and outputs of each unit") :]
+    assert "sub-01/anat/sub-01_dseg.nii.gz" in folded
+    assert "ef56" * 16 in folded
+    assert "jane" not in page
+
+
+@pytest.mark.parametrize("damage", [["a"], "a", 3, None])
+def test_a_record_without_hashes_has_none(tree, damage):
+    record(tree, "sub-01_anat", inputs=damage, outputs=damage)
+    [unit] = read_history(tree.root, "01").units
+    assert (unit.inputs, unit.outputs) == ([], [])
+
+
 def example(**more):
     def pack(*rows):
         return base64.b64encode(zlib.compress(bytes([v for row in rows for v in row]))).decode()

@@ -99,6 +99,18 @@ def test_sessions_have_their_own_predictions(tree):
     assert one.words.startswith("1; for 90% of people")
 
 
+def test_runs_have_their_own_predictions(tree):
+    ends = ("_ses-a_task-go", "_task-go")  # one ending ends in the other
+    columns = dict(zip((f"predicted{end}" for end in ends), (["go"], ["rest"]), strict=True))
+    columns |= {f"probability_go{end}": [p] for end, p in zip(ends, (0.9, 0.3), strict=True)}
+    columns |= {f"probability_rest{end}": [p] for end, p in zip(ends, (0.1, 0.7), strict=True)}
+    phenotype(tree, participant_id=["sub-01"], **columns)
+    one, other = outlooks(tree)[0]
+    assert (one.where, other.where) == ("ses-a, task-go", "task-go")
+    assert [(share.name, share.probability) for share in one.shares] == [("go", 0.9), ("rest", 0.1)]
+    assert other.words.startswith("rest, with a probability of 70%")
+
+
 def test_what_a_head_says_of_new_people_is_told(tree):
     path = write(
         tree.root / "prediction" / "target-age_desc-connectomeNew_prediction.tsv",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from neurostorm_app.bids_app.report.group import write_group_page
+from neurostorm_app.bids_app.report.reader import Reader
 from neurostorm_app.bids_app.report.records import read_records
 from neurostorm_app.bids_app.report.subject import write_subject_page
 
@@ -46,3 +47,107 @@ def test_damaged_evaluations_do_not_cost_the_page(full):
     page = write_group_page(full.root).read_text(encoding="utf-8")
     assert "target-age_evaluation.json: no evaluation can be read" in page
     assert "reidentification.json: no recognition of people can be read" in page
+
+
+def test_one_damaged_evaluation_costs_none_of_the_others(full):
+    sound = {"Reidentification": {"Galleries": [
+        {"GallerySize": 20, "Rank1ByChance": 0.05, "Rank1": {"value": 0.7, "low": 0.5, "high": 0.9}}
+    ]}}  # fmt: skip
+    folder = full.root / "retrieval"
+    for label, content in (("connectome", {"Reidentification": 3}), ("neurostormDemo", sound)):
+        (folder / f"desc-{label}_reidentification.json").write_text(json.dumps(content))
+    table = folder / "desc-connectome_embedding.tsv"
+    table.write_text(table.read_text() + "x\ty\n")
+    page = write_group_page(full.root).read_text(encoding="utf-8")
+    assert "desc-connectome_reidentification.json: no recognition of people can be read" in page
+    assert "desc-connectome_embedding.tsv: row 6 has 2 cells" in page
+    assert "the own in 70% (50% to 90%; guessing: 5.0%)" in page
+    assert 'id="model-neurostormDemo"' in page
+    assert 'id="model-connectome"' not in page
+    subject = write_subject_page(full.root, "01").read_text(encoding="utf-8")
+    assert "desc-connectome_embedding.tsv: row 6 has 2 cells" in subject
+    assert "Nearest runs</h5>" in subject  # of the other model
+
+
+FOREIGN_QUALITY = {
+    "a measure without a verdict": {"quality": {"measures": {"ghost": {"value": 0.1}}}},
+    "a measure without a limit": {"quality": {"measures": {"ghost": {
+        "value": 0.1, "verdict": "look", "low": False, "unit": ""}}}},
+    "a value in words": {"quality": {"measures": {"ghost": {
+        "value": "much", "verdict": "look", "low": False, "unit": "", "look": 1.0}}}},
+    "a list of measures": {"quality": {"measures": [1, 2]}},
+    "reasons of numbers": {"coregistration": {"verdict": "look", "reasons": [3]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["sub-01", "sub-01_task-rest"], ids=["anatomy", "run"])
+@pytest.mark.parametrize("content", FOREIGN_QUALITY.values(), ids=FOREIGN_QUALITY)
+def test_a_foreign_record_of_quality_is_named_and_costs_no_page(tree, content, where):
+    tree.confounds("sub-01_task-rest")
+    path = tree.root / "logs" / f"{where}_qc.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    for page in (write_group_page(tree.root), write_subject_page(tree.root, "01")):
+        text = page.read_text(encoding="utf-8")
+        assert f"{where}_qc.json: no record of quality can be read" in text
+        assert "The head was quiet" in text or page.name == "group.html"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"error": "no space"}, {"errors": "no space"}, {"errors": ["no space"]}, {"error": 3}],
+    ids=["error in words", "errors in words", "a list of words", "a number"],
+)
+def test_a_foreign_report_of_a_run_is_named_and_costs_no_page(tree, content):
+    tree.report("sub-01_task-rest", status="failed", **content)
+    for page in (write_group_page(tree.root), write_subject_page(tree.root, "01")):
+        text = page.read_text(encoding="utf-8")
+        assert "sub-01_task-rest_report.json: no report of a run can be read" in text
+
+
+def test_a_report_says_what_it_should_hold(tmp_path):
+    path = tmp_path / "sub-01_report.json"
+    path.write_text(json.dumps({"error": "no space", "errors": None}))
+    problems = []
+    assert Reader(problems).report(path) == {}
+    [problem] = problems
+    assert "error and errors are str and NoneType; expected an object and a list" in problem.what
+
+
+def test_an_error_without_advice_is_shown_as_it_is(tree):
+    tree.report("sub-01_task-rest", status="failed", error={"what": "no space"}, errors=None)
+    tree.report("sub-02_task-rest", status="failed", error={"code": 3}, errors=None)
+    for page in (write_group_page(tree.root), write_subject_page(tree.root, "01")):
+        assert "no space" in page.read_text(encoding="utf-8")
+    assert "the run failed" in write_subject_page(tree.root, "02").read_text(encoding="utf-8")
+
+
+def test_a_reason_in_words_is_one_reason(tree):
+    tree.confounds("sub-01_task-rest")
+    path = tree.root / "logs" / "sub-01_qc.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"brain": {"verdict": "look", "reasons": "it is small"}}))
+    assert "It is small.</span>" in write_subject_page(tree.root, "01").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", [{"met": "yes"}, {"reasons": "no"}], ids=["met", "reasons"])
+def test_a_foreign_word_on_the_contract_is_not_recorded(tree, change):
+    name = "sub-01_task-rest"
+    tree.embedding(name, "connectome")
+    for path in tree.root.rglob("*_embedding.json"):
+        content = json.loads(path.read_text())
+        content["InputConformance"] |= change
+        path.write_text(json.dumps(content))
+    assert "contract: not recorded" in write_subject_page(tree.root, "01").read_text()
+    assert "<td>not recorded" in write_group_page(tree.root).read_text()
+
+
+def test_without_images_the_group_page_calls_no_run_sound(tree):
+    tree.n_volumes = 150
+    tree.series("sub-01_task-rest")
+    tree.confounds("sub-01_task-rest")
+    page = write_group_page(tree.root).read_text(encoding="utf-8")
+    assert "1 cannot be judged fully" in page
+    assert "look sound" not in page
+    subject = write_subject_page(tree.root, "01").read_text(encoding="utf-8")
+    assert "Registration.</span> Not known: no brain masks of BOLD and T1w" in subject

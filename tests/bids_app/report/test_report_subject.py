@@ -6,7 +6,10 @@ import json
 import re
 from html.parser import HTMLParser
 
+import nibabel as nib
+import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from neurostorm_app.bids_app.report.subject import write_subject_page
 
@@ -227,15 +230,31 @@ def test_a_series_without_anatomy_is_compared_with_the_template(tree):
     assert "BOLD reference" in page.prose
 
 
-def test_a_t1w_alone_is_shown_against_the_template(tree):
+def test_a_t1w_without_a_mask_is_not_drawn(tree):
     tree.anatomy("01")
+    tree.series("sub-01_task-rest")
     for path in (tree.root / "sub-01" / "anat").iterdir():
         if "T1w" not in path.name:
             path.unlink()
     page = page_of(tree)
-    assert "There is no brain mask in MNI152NLin6Asym." in page.prose
-    assert "T1w against the template" in page.prose
-    assert "Brain mask and tissues" not in page.prose
+    assert "without it the T1w would show a face, so it is not drawn" in page.prose
+    assert "T1w against the template" not in page.prose
+    assert "BOLD against T1w" not in page.prose
+
+
+def test_no_picture_holds_a_face(tree):
+    """What is beyond a centimetre of the brain changes no picture, and what is within it does."""
+    tree.anatomy("01")
+    tree.series("sub-01_task-rest")
+    [path] = tree.root.rglob("*_desc-preproc_T1w.nii.gz")
+    t1w = np.asarray(nib.load(path).dataobj)
+    away = distance_transform_edt(tree.dseg == 0, sampling=nib.affines.voxel_sizes(tree.affine))
+    before = page_of(tree).text
+    for nearest, same in ((10, True), (0, False)):
+        face = np.where(away > nearest, 200, t1w).astype(np.float32)
+        nib.save(nib.Nifti1Image(face, tree.affine), path)
+        pictures = [re.findall(r"data:image/[^\"]+", text) for text in (before, page_of(tree).text)]
+        assert (pictures[0] == pictures[1]) is same
 
 
 def test_a_table_of_another_length_is_drawn_apart(tree):

@@ -55,10 +55,46 @@ def test_each_number_can_spoil_the_verdict_and_says_why(change, level, topic, wo
     assert any(words in reason.text for reason in found.reasons)
 
 
-def test_what_is_not_known_is_never_good():
-    found = verdict()
+@pytest.mark.parametrize("value", [None, float("nan")], ids=["none", "nan"])
+@pytest.mark.parametrize(
+    ("missing", "topic", "words"),
+    [
+        (("mean_fd",), "Motion", "no table of confounds with framewise displacement"),
+        (("max_fd",), "Motion", "no table of confounds with framewise displacement"),
+        (("share_high",), "Motion", "no table of confounds with framewise displacement"),
+        (("minutes", "quiet_minutes"), "Length", "no repetition time, or neither a series nor"),
+        (("coverage",), "Coverage", "no brain mask of the run was compared with a whole brain"),
+        (("dice",), "Registration", "no brain masks of BOLD and T1w in one standard space"),
+        (("tsnr",), "Signal", "the series is not there, or was not read"),
+    ],
+)
+def test_what_is_not_known_is_never_good(missing, value, topic, words):
+    found = verdict(**(SOUND | dict.fromkeys(missing, value)))
     assert found.level is Level.UNKNOWN
-    assert "Not known" in found.reasons[0].text
+    assert found.headline == "Not everything is known"
+    [reason] = [reason for reason in found.reasons if reason.level is not Level.GOOD]
+    assert reason.topic == topic
+    assert reason.text.startswith("Not known: ")
+    assert words in reason.text
+
+
+def test_of_a_derivative_without_masks_only_motion_is_known_and_met_contracts_do_not_help():
+    found = judge(Measures(**QUIET), qc={}, contracts={"a": {"met": True}})
+    unknown = [reason.topic for reason in found.reasons if reason.level is Level.UNKNOWN]
+    assert found.level is Level.UNKNOWN
+    assert unknown == ["Registration", "Coverage", "Signal"]
+
+
+def test_of_a_run_that_failed_the_failure_alone_is_told():
+    [reason] = verdict(error={"what": "no space"}).reasons
+    assert (reason.level, reason.text) == (Level.FAILED, "no space")
+
+
+def test_a_registration_that_is_off_is_told_before_the_coverage_that_suffers_from_it():
+    qc = {"normalization": {"verdict": "fail", "reasons": ["it is another head"]}}
+    found = judge(Measures(**(SOUND | {"coverage": 0.6, "dice": 0.6})), qc=qc, contracts={})
+    bad = [reason.topic for reason in found.reasons if reason.level is Level.BAD]
+    assert bad == ["Registration to the template", "Registration", "Coverage"]
 
 
 def test_a_contract_that_is_not_met_is_a_reason():

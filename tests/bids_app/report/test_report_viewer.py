@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from neurostorm_app.bids_app.report import subject, viewer
+from neurostorm_app.bids_app.report.functional import build_functional
 from neurostorm_app.bids_app.report.panels import Notice
 from neurostorm_app.bids_app.report.tree import read_participant
 from neurostorm_app.bids_app.report.viewer import (
@@ -159,5 +160,32 @@ def test_the_library_does_nothing_that_the_policy_of_the_page_forbids(word):
     assert word not in gzip.decompress(base64.b64decode(viewer_library()))
 
 
-def test_the_budget_keeps_a_page_under_fifteen_megabytes():
-    assert viewer.BUDGET + 450_000 < 7e6  # characters; what else is in a page takes up to 5 MB
+def test_figures_and_volumes_keep_a_page_under_fifteen_megabytes():
+    assert viewer.PAGE + 450_000 + 1e6 < 15e6  # characters: the library, and all words
+
+
+def test_volumes_give_way_to_the_figures_of_many_runs(tree, monkeypatch):
+    """Of a page of one run the volumes stay; where figures take its room they are left out."""
+    tree.series(NAME)
+    monkeypatch.setattr(subject, "build_models", lambda *_: [])
+    whole = subject.write_subject_page(tree.root, "01").read_text()
+    monkeypatch.setattr(viewer, "PAGE", 10_000)  # less than the figures take
+    full = subject.write_subject_page(tree.root, "01").read_text()
+    assert "data-viewer" in whole
+    assert "data-viewer" not in full
+    assert "This run is not in the viewer: the page has no room for more volumes." in full
+    assert full.count("<figure") == whole.count("<figure") - 1
+
+
+def test_a_panel_knows_what_it_takes_in_the_page(tree):
+    tree.series(NAME)
+    run = read_participant(tree.root, "01").runs[0]
+    panels = build_functional(run, None).panels
+    mosaics = [panel for panel in panels if panel.mosaic]
+    charts = [panel for panel in panels if not panel.mosaic]
+    for panel in mosaics:
+        images = sum(map(len, panel.mosaic.images.values()))
+        assert panel.size == images + len(panel.mosaic.overlay) > 10_000
+    assert all(panel.size == len(panel.svg) > 1000 for panel in charts)
+    assert mosaics
+    assert charts

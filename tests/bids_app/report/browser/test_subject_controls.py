@@ -6,6 +6,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 _spec = importlib.util.spec_from_file_location("controls", Path(__file__).with_name("controls.py"))
 assert _spec is not None
 assert _spec.loader is not None
@@ -27,12 +29,14 @@ def shown(locator) -> bool:
 
 
 def test_the_page_opens_from_the_disk_and_is_small(visit, site):
-    page = visit(site / NAME)
-    loaded = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
-    size = (site / NAME).stat().st_size
-    print(f"{NAME}: {size / 1e6:.1f} MB, loaded after {loaded:.0f} ms")
-    assert size < LIMIT
-    assert page.title() == "sub-01 · neurostorm-app"
+    assert (site / NAME).stat().st_size < LIMIT
+    assert visit(site / NAME).title() == "sub-01 · neurostorm-app"
+
+
+@pytest.mark.slow  # a clock, and the machine may have other work
+@pytest.mark.parametrize("name", [NAME, "group.html"])
+def test_the_pages_open_in_less_than_two_seconds(time_opening, site, name):
+    assert time_opening(site / name) < 2000  # ms
 
 
 def test_the_page_can_be_read_without_scripts(visit, site):
