@@ -37,8 +37,7 @@ test: install check
 	@echo "==> tests"
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 	@echo "==> doctests"
-	$(BIN)/python -m pytest --doctest-modules --pyargs neurostorm_app -p no:cacheprovider \
-		--ignore-glob='*/executor_dask_worker.py'  # it needs the extra `cluster`
+	$(BIN)/python -m pytest --doctest-modules --pyargs neurostorm_app -p no:cacheprovider
 	@echo "==> the wheel, away from the checkout"
 	scripts/check-wheel.sh $(BIN)/python
 
@@ -58,9 +57,11 @@ test-slow: install
 	$(BIN)/python -m pytest -m slow -s --timeout 3600
 
 # What is done to the app on purpose: bad inputs, kills, full disks, lost workers and nodes. A table of
-# all bad inputs and one of all faults are printed; 30 minutes on two idle cores at most.
+# all bad inputs and one of all faults are printed, and what was skipped and why; half an hour or so on two
+# idle cores. The order is that of tests/faults/conftest.py: the longest files first.
 faults: install
-	$(BIN)/python -m pytest -m "slow or not slow" -n 2 --dist loadfile --timeout 3600 tests/faults
+	$(BIN)/python -m pytest -m "slow or not slow" -rs -n 2 --dist loadfile --no-loadscope-reorder \
+		--timeout 3600 tests/faults
 
 # The packages that read our folders, and fMRIPrep's own confounds beside ours, in environments of
 # their own (.venv-consumers, .venv-consumers-xcpd). NEUROSTORM_TREE=DIR: a folder made before.

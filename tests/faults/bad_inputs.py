@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,9 @@ class Case:
     says : str
         What the message must hold.
     goes_on : bool
-        Whether the good run beside it must be finished.
+        Whether the good runs beside it must be finished.
+    good : str
+        Pattern of the results that must be those of an undisturbed call, by their name.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Case:
     code: int = 65
     says: str = ""
     goes_on: bool = True
+    good: str = "sub-01_task-rest_run-1_|sub-02_"
 
 
 def edit(path: Path, **fields: Any) -> None:
@@ -249,6 +252,7 @@ MASKS: list[tuple[str, Callable[[Any], Any], str]] = [
 TABLES: list[tuple[str, bytes]] = [
     ("rows of another run", b"csf\twhite_matter\n" + b"0.1\t0.2\n" * 7),
     ("words", b"csf\twhite_matter\n" + b"Jane\tDoe\n" * 40),
+    ("infinite", b"csf\twhite_matter\n" + b"0.1\tinf\n" * 40),
     ("binary", bytes(range(256)) * 20),
     ("empty", b""),
     ("header only", b"csf\twhite_matter\n"),
@@ -383,6 +387,21 @@ def _short(value: object) -> str:
     return f"{value!r:.20}"
 
 
+def _epi(study: Any) -> Path:
+    """Add a good pair of EPIs for the bad run, and give the first."""
+    field()(study)
+    return study.root / "sub-01/fmap/sub-01_dir-AP_epi.nii.gz"
+
+
+def _judged(cases: list[Case], good: str) -> list[Case]:
+    """Say what is good in spite of some cases.
+
+    A bad anatomy spoils all runs of its participant; and of a field map that is for another run
+    the sidecars of a run tell.
+    """
+    return [replace(case, good=good) for case in cases]
+
+
 def _marked(study: Any) -> None:
     _write(_raw_json(study), b'\xef\xbb\xbf{"RepetitionTime": 2.0}')
 
@@ -406,7 +425,19 @@ NAMES: list[tuple[str, str]] = [
         "sub-01_task-a-b_bold.nii.gz",
         "sub-01_Task-rest_bold.nii.gz",
         "sub-01_task-'x'_bold.nii.gz",
+        "sub-01_task-Ruhe\udcfcbung_bold.nii.gz",  # a byte that is not UTF-8
+        "rest_bold.nii.gz",
     )
+]
+NAMES += [
+    ("task-rest_bold.nii.gz", "does not begin with a participant"),
+    ("../ses-\udcfc/func/sub-01_task-rest_run-7_bold.nii.gz", "names no session"),
+]
+# A file may have 255 letters, and what is named after it has more.
+LONG: list[tuple[str, str]] = [
+    ("sub-01_task-{}_bold.nii.gz", "letters before its suffix"),
+    ("sub-01_task-rest_desc-{}_bold.nii.gz", "letters before its suffix"),
+    ("{}_bold.nii", "is not a BIDS name"),
 ]
 TIMINGS: list[tuple[str, Any, str]] = [
     ("too long", [0.1 * i for i in range(20)], "has 20 times for 9 slices"),
@@ -441,6 +472,47 @@ READOUTS: list[tuple[Any, str]] = [
     (None, "neither TotalReadoutTime"),
 ]
 
+HEADS: list[tuple[str, Callable[[Any], Any], str]] = [
+    ("all 0", np.zeros_like, "all voxels are 0"),
+    ("one value", lambda d: np.full_like(d, 500), "all voxels are 500"),
+    ("all NaN", lambda d: np.full_like(d, NAN), "not finite"),
+    ("two volumes", lambda d: np.stack([d, d], axis=-1), "one volume was expected"),
+    ("flat", lambda d: d[..., 0], "three or four axes"),
+    ("a small piece", lambda d: d[:9, :9, :9], "field of view of"),
+]
+NO_IMAGE = {"dangling link": 66, "link to itself": 66, "folder": 66, "pipe": 66}
+ANATOMY: list[Case] = [
+    *_headers("T1w", _t1w)[::6],
+    *_bytes("T1w", _t1w)[1::2],
+    *_nothing_there("T1w", _t1w, NO_IMAGE),
+    *[Case(f"T1w: {n}", lambda s, h=h: change(_t1w(s), h), says=w) for n, h, w in HEADS],
+]
+FIELDS: list[Case] = [
+    *[Case(f"IntendedFor {v!r}", field(IntendedFor=v), 0, says) for v, says in INTENDED],
+    *[
+        Case(
+            f"phase direction {v!r}",
+            field(PhaseEncodingDirection=v),
+            65 if v else 0,
+            "PhaseEncodingDirection is" if v else "no run has the opposite one",
+        )
+        for v in PHASES
+    ],
+    *[
+        Case(f"phase direction of the run {v!r}", of_run(PhaseEncodingDirection=v), 0, "without it")
+        for v in PHASES
+    ],
+    *[Case(f"readout {_short(v)}", field(TotalReadoutTime=v), says=w) for v, w in READOUTS],
+    *[
+        Case(f"readout of the run {_short(v)}", of_run(TotalReadoutTime=v), 0, says)
+        for v, says in READOUTS
+    ],
+    Case("field map: one phase", lambda s: _without(s, "PA"), 0),
+    *_headers("field map", _epi)[3::6],
+    *_bytes("field map", _epi)[::2],
+    *_nothing_there("field map", _epi, NO_IMAGE),
+]
+
 RAW: list[Case] = [
     *_headers("raw series", _raw),
     *_bytes("raw series", _raw)[::2],
@@ -452,7 +524,13 @@ RAW: list[Case] = [
         {"dangling link": 66, "link to itself": 66, "folder": 65, "pipe": 65},
     ),
     *_headers("sbref", _sbref)[::6],
+    *_judged(ANATOMY, "sub-02_"),
+    *_judged(FIELDS, r"sub-02_|sub-01_task-rest_run-1_.*(tsv|nii\.gz)$"),
     *[Case(f"name {n!r}", rename(n), says=w) for n, w in NAMES],
+    *[
+        Case(f"name of 255 letters {n!r}", rename(n.format("a" * (257 - len(n)))), says=w)
+        for n, w in LONG
+    ],
     Case(
         "name of another participant",
         rename("sub-02_task-rest_run-7_bold.nii.gz"),
@@ -467,28 +545,8 @@ RAW: list[Case] = [
     Case("TR of the header in ms", lambda s: edit(_raw(s), pixdim__4=2000), says="in the header"),
     Case("TR of the header infinite", lambda s: edit(_raw(s), pixdim__4=INF), says="in the header"),
     *[Case(f"SliceTiming {n}", about(SliceTiming=v), 0, says) for n, v, says in TIMINGS],
-    *[Case(f"IntendedFor {v!r}", field(IntendedFor=v), 0, says) for v, says in INTENDED],
-    *[
-        Case(
-            f"phase direction {v!r}",
-            field(PhaseEncodingDirection=v),
-            0,
-            "PhaseEncodingDirection is" if v else "no run has the opposite one",
-        )
-        for v in PHASES
-    ],
-    *[
-        Case(f"phase direction of the run {v!r}", of_run(PhaseEncodingDirection=v), 0, "is skipped")
-        for v in PHASES
-    ],
-    *[Case(f"readout {_short(v)}", field(TotalReadoutTime=v), 0, says) for v, says in READOUTS],
-    *[
-        Case(f"readout of the run {_short(v)}", of_run(TotalReadoutTime=v), 0, says)
-        for v, says in READOUTS
-    ],
     Case("no sidecar at all", rename("sub-01_task-none_bold.nii.gz"), says="Time is None"),
     Case("sidecar with a mark", _marked, 0),
-    Case("field map: one phase", lambda s: _without(s, "PA"), 0),
     Case("symlink loop of folders", loop, 0),
     Case("raw series: NaN", lambda s: change(_raw(s), _with_raw(NAN)), says="not finite"),
     Case("raw series: all 0", lambda s: change(_raw(s), np.zeros_like), says="are empty"),
@@ -543,6 +601,7 @@ WORDS: list[tuple[list[str], int, str]] = [
     (["--device", "gpu"], 64, "device"),
     (["--participant-label", "99"], 18, "is not in"),
     (["--task-label", "nothing"], 18, "leaves no BOLD run"),
+    (["--echo-idx", "2"], 18, "leaves no BOLD run"),
     (["--bids-filter-file", "/nowhere.json"], 66, "does not exist"),
     (["one", "more"], 64, "one argument too many"),
 ]
@@ -560,7 +619,7 @@ def _filter(study: Any, text: str) -> list[str]:
     return ["--bids-filter-file", str(path)]
 
 
-OPTIONS = ("--participant-label", "--session-label", "--task-label", "--run-label")
+OPTIONS = ("--participant-label", "--session-label", "--task-label", "--run-label", "--echo-label")
 
 
 def _put_out(study: Any, place: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 PROPERTY = "fault"
+FIRST = ("test_cluster.py", "test_kill.py", "test_cluster_dask.py", "test_concurrency.py")
+"""The files that take longest: what begins last must not be what all wait for."""
 
 
 @dataclass
@@ -33,9 +36,39 @@ def tally(record_property):
     return count
 
 
+def pytest_collection_modifyitems(items):
+    """Let the longest files of this folder begin first; other folders stay where they are."""
+    places = [place for place, item in enumerate(items) if is_here(item.nodeid)]
+    sorted_items = sorted((items[place] for place in places), key=lambda item: rank(item.nodeid))
+    for place, item in zip(places, sorted_items, strict=True):
+        items[place] = item
+
+
+def file_of(nodeid):
+    return nodeid.partition("::")[0]
+
+
+def is_here(nodeid):
+    return Path(file_of(nodeid)).parent.name == Path(__file__).parent.name
+
+
+def rank(nodeid):
+    name = Path(file_of(nodeid)).name
+    return FIRST.index(name) if name in FIRST else len(FIRST)
+
+
 def pytest_terminal_summary(terminalreporter):
+    lines = [*count_faults(terminalreporter.stats), *list_skipped(terminalreporter.stats)]
+    if lines:
+        terminalreporter.section("faults")
+    for line in lines:
+        terminalreporter.write_line(line)
+
+
+def count_faults(stats):
+    """Make the table of what was injected, survived and lost, a line a kind."""
     rows: dict[str, Row] = defaultdict(Row)
-    for reports in terminalreporter.stats.values():
+    for reports in stats.values():
         for report in reports:
             for name, value in getattr(report, "user_properties", ()):
                 if name == PROPERTY and getattr(report, "when", "") == "call":
@@ -44,15 +77,31 @@ def pytest_terminal_summary(terminalreporter):
                     rows[kind].survived += survived
                     rows[kind].bytes_lost += lost
     if not rows:
-        return
-    width = max(map(len, rows), default=0) + 2
-    write = terminalreporter.write_line
-    terminalreporter.section("faults")
-    write(f"{'kind':<{width}}{'injected':>10}{'survived':>10}{'bytes lost':>12}")
+        return []
     whole = Row()
-    for kind, row in sorted(rows.items()):
-        write(f"{kind:<{width}}{row.injected:>10}{row.survived:>10}{row.bytes_lost:>12}")
+    for row in rows.values():
         whole.injected += row.injected
         whole.survived += row.survived
         whole.bytes_lost += row.bytes_lost
-    write(f"{'all':<{width}}{whole.injected:>10}{whole.survived:>10}{whole.bytes_lost:>12}")
+    width = max(map(len, rows)) + 2
+    return [
+        f"{'kind':<{width}}{'injected':>10}{'survived':>10}{'bytes lost':>12}",
+        *[
+            f"{kind:<{width}}{row.injected:>10}{row.survived:>10}{row.bytes_lost:>12}"
+            for kind, row in [*sorted(rows.items()), ("all", whole)]
+        ],
+    ]
+
+
+def list_skipped(stats):
+    """Name the tests of this folder that were skipped, under the reason: their rows are short."""
+    names: dict[str, list[str]] = defaultdict(list)
+    for report in stats.get("skipped", ()):
+        if is_here(report.nodeid) and isinstance(report.longrepr, tuple):
+            reason = report.longrepr[2].removeprefix("Skipped: ")
+            names[reason].append(report.nodeid.removeprefix("tests/faults/"))
+    return [
+        line
+        for reason, tests in names.items()
+        for line in (f"skipped, {reason}:", *(f"  {test}" for test in tests))
+    ]

@@ -113,6 +113,27 @@ class Study:
         return [line for line in lines if line.startswith(" ".join(words))]
 
 
+def test_eight_phantom_participants_go_all_the_way(tmp_path, capsys, tally):
+    words = ["phantom", tmp_path / "bids", "--participants", N, "--runs", 1, "--volumes", 24]
+    tools = [Path(sys.executable).with_name("neurostorm-tools"), *words, "--scale", "tiny"]
+    subprocess.run(list(map(str, tools)), check=True, capture_output=True)
+    words, options = scripts(tmp_path)
+    lost, logs = all_the_way(tmp_path, tally)
+    assert lost["JobState"] == "COMPLETED", logs
+    assert lost["Restarts"] == "1"
+    out = tmp_path / "out"
+    named = [out / name for run in done_runs(out) for name in run["outputs"]]
+    assert not [path for path in named if not path.is_file()]
+    assert (out / "group.html").is_file(), logs
+    assert not list(out.glob(".work-*/**/*.nii*")), "nothing half-made is left"
+    assert not list(out.rglob("*.part"))
+    index = (out / "retrieval").glob("*_index.tsv")
+    assert len(next(index).read_text().splitlines()) == 1 + N
+    capsys.readouterr()
+    call(*words, "--status", "--", *options)
+    assert "8 participants: 8 done, 0 without all models, 0 failed" in capsys.readouterr().out
+
+
 def test_an_array_outlives_nodes_that_drop_out_and_a_full_machine(up, bids, capsys, tally):
     study = Study(bids)
     study.tool()
@@ -220,27 +241,6 @@ def test_the_models_wait_for_the_runs_that_fill_their_job(up, bids, capsys):
     assert ends[2:] == ["group end"]
 
 
-def test_eight_phantom_participants_go_all_the_way(tmp_path, capsys, tally):
-    words = ["phantom", tmp_path / "bids", "--participants", N, "--runs", 1, "--volumes", 24]
-    tools = [Path(sys.executable).with_name("neurostorm-tools"), *words, "--scale", "tiny"]
-    subprocess.run(list(map(str, tools)), check=True, capture_output=True)
-    words, options = scripts(tmp_path)
-    lost, logs = all_the_way(tmp_path, tally)
-    assert lost["JobState"] == "COMPLETED", logs
-    assert lost["Restarts"] == "1"
-    out = tmp_path / "out"
-    named = [out / name for run in done_runs(out) for name in run["outputs"]]
-    assert not [path for path in named if not path.is_file()]
-    assert (out / "group.html").is_file(), logs
-    assert not list(out.glob(".work-*/**/*.nii*")), "nothing half-made is left"
-    assert not list(out.rglob("*.part"))
-    index = (out / "retrieval").glob("*_index.tsv")
-    assert len(next(index).read_text().splitlines()) == 1 + N
-    capsys.readouterr()
-    call(*words, "--status", "--", *options)
-    assert "8 participants: 8 done, 0 without all models, 0 failed" in capsys.readouterr().out
-
-
 def call(*words: str) -> None:
     """Call the verb."""
     parser = Parser(prog="neurostorm-tools slurm")
@@ -253,7 +253,7 @@ def scripts(folder: Path, *more: str) -> tuple[list[str], list[str]]:
     app = Path(sys.executable).with_name("neurostorm-app")
     words = [str(folder / "bids"), str(folder / "out"), "--out-dir", str(folder / "scripts")]
     words += ["--command", str(app), "--cpus", "1", "--mem", "4G", "--group-mem", "4G"]
-    options = ["--models", "connectome", "--output-spaces", "MNI152NLin6Asym:res-2"]
+    options = ["--models", "connectome", "--output-spaces", "MNI152NLin6Asym:res-native"]
     options += ["--nprocs", "1", "--omp-nthreads", "1", *more]
     call(*words, "--", *options)
     return words, options

@@ -114,7 +114,7 @@ def phantom(tmp_path_factory):
 def started(bids: Path, out: Path, *words: str | Path, **environment: str):
     """Start the app itself, one thread a process; it does not outlive the test."""
     call = [sys.executable, "-m", "neurostorm_app.bids_app.cli", bids, out, "participant", *words]
-    call += ["--models", "connectome", "--output-spaces", "MNI152NLin6Asym:res-2"]
+    call += ["--models", "connectome", "--output-spaces", "MNI152NLin6Asym:res-native"]
     with subprocess.Popen(
         list(map(str, [*call, "--omp-nthreads", "1", "--skip-bids-validation"])),
         env={**os.environ, **environment},

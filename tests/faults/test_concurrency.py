@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,48 +78,79 @@ def undisturbed(server: Any, bids: Path, **how: Any) -> Path:
     return (bids.parent / "out").rename(bids.parent / "whole")
 
 
-def one_round(server: Any, bids: Path, **how: Any) -> list[str]:
+@dataclass
+class Harm:
+    """What calls did to each other: what is not as it should be, and the bytes of results lost."""
+
+    wrong: list[str] = field(default_factory=list)
+    bytes_lost: int = 0
+
+    def compare(self, bids: Path) -> None:
+        """Compare the folder of the calls with that of the undisturbed way."""
+        out = bids.parent / "out"
+        # Which calls there were is kept: others were asked for than in the undisturbed way.
+        asked = {str(path.relative_to(out)) for path in out.glob("logs/*_settings.toml")}
+        found = sameness.differences(out, bids.parent / "whole")
+        differ = {name: size for name, size in found.items() if name not in asked}
+        self.wrong += [f"differs: {name}" for name in differ]
+        self.bytes_lost += sum(differ.values())
+
+
+def one_round(server: Any, bids: Path, **how: Any) -> Harm:
     """Let eight processes loose on an empty folder, twice; tell what went wrong."""
     out, whole = bids.parent / "out", bids.parent / "whole"
     shutil.rmtree(out, ignore_errors=True)
-    wrong = at_once(server, bids, PARTICIPANTS, **how)
-    wrong += [f"torn: {name}" for name in sameness.torn(out, whole)]
-    wrong += at_once(server, bids, GROUPS, **how)
-    wrong += [f"torn: {name}" for name in sameness.torn(out, whole)]
-    wrong += [f"left: {name}" for name in sameness.leftovers(out)]
+    harm = Harm(at_once(server, bids, PARTICIPANTS, **how))
+    harm.wrong += [f"torn: {name}" for name in sameness.torn(out, whole)]
+    harm.wrong += at_once(server, bids, GROUPS, **how)
+    harm.wrong += [f"torn: {name}" for name in sameness.torn(out, whole)]
+    harm.wrong += [f"left: {name}" for name in sameness.leftovers(out)]
     settle(server, bids, **how)
-    # Which calls there were is kept: others were asked for than in the undisturbed way.
-    asked = {str(path.relative_to(out)) for path in out.glob("logs/*_settings.toml")}
-    differ = {n: size for n, size in sameness.differences(out, whole).items() if n not in asked}
-    return wrong + [f"differs: {name}" for name in differ]
+    harm.compare(bids)
+    return harm
 
 
-def run_rounds(server: Any, bids: Path, rounds: int, **how: Any) -> list[str]:
+def run_rounds(server: Any, bids: Path, rounds: int, **how: Any) -> list[Harm]:
     undisturbed(server, bids, **how)
-    return [f"round {i}: {said}" for i in range(rounds) for said in one_round(server, bids, **how)]
+    return [one_round(server, bids, **how) for _ in range(rounds)]
 
 
-def failed_rounds(wrong: list[str]) -> int:
-    return len({said.partition(":")[0] for said in wrong})
+def test_what_a_round_lost_is_counted_in_bytes(tmp_path):
+    for name, content in {"whole": "0123456789", "out": "01234"}.items():
+        (tmp_path / name / "logs").mkdir(parents=True)
+        (tmp_path / name / "sub-01_embedding.tsv").write_text(content)
+        (tmp_path / name / "kept.tsv").write_text("the same")
+    (tmp_path / "whole" / "sub-02_embedding.tsv").write_text("gone")
+    (tmp_path / "out" / "logs" / "call_settings.toml").write_text("asked = 1")
+    harm = Harm()
+    harm.compare(tmp_path / "bids")
+    assert sorted(harm.wrong) == [
+        "differs: sub-01_embedding.tsv",
+        "differs: sub-02_embedding.tsv",
+    ]
+    assert harm.bytes_lost == 14
 
 
 def test_processes_in_one_folder_do_each_other_no_harm(light, dataset, tally):
-    wrong = run_rounds(light, dataset, 1, engines="fake")
+    (harm,) = run_rounds(light, dataset, 1, engines="fake")
     shutil.rmtree(dataset.parent / "whole")
-    tally("two at once", survived=not wrong)
-    assert not wrong, "\n".join(wrong)
+    tally("two at once", survived=not harm.wrong, bytes_lost=harm.bytes_lost)
+    assert not harm.wrong, "\n".join(harm.wrong)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_eight_processes_twenty_times_in_one_folder(light, dataset, tally, capsys):
     begun = time.monotonic()
-    wrong = run_rounds(light, dataset, ROUNDS, engines="fake")
+    harms = run_rounds(light, dataset, ROUNDS, engines="fake")
+    wrong = [f"round {i}: {said}" for i, harm in enumerate(harms) for said in harm.wrong]
+    survived = sum(not harm.wrong for harm in harms)
     n_calls = ROUNDS * (len(PARTICIPANTS) + len(GROUPS))
     with capsys.disabled():
         print(f"\n{ROUNDS} rounds of {PROCESSES} processes at once, {n_calls} calls, in", end=" ")
-        print(f"{time.monotonic() - begun:.0f} s: {failed_rounds(wrong)} rounds went wrong")
-    tally("two at once", injected=ROUNDS, survived=ROUNDS - failed_rounds(wrong))
+        print(f"{time.monotonic() - begun:.0f} s: {ROUNDS - survived} rounds went wrong")
+    lost = sum(harm.bytes_lost for harm in harms)
+    tally("two at once", injected=ROUNDS, survived=survived, bytes_lost=lost)
     assert not wrong, "\n".join(wrong)
 
 
@@ -129,7 +161,7 @@ def test_two_real_calls_of_one_run_at_once(tmp_path, tally):
     server = forkserver.ForkServer(tmp_path / "calls")
     bids = tmp_path / "bids"
     make_phantom(bids, participants=1, runs=1, seed=5, scale="tiny", n_volumes=24)
-    words = (*EVERYBODY, "--output-spaces", "MNI152NLin2009cAsym:res-2")
+    words = (*EVERYBODY, "--output-spaces", "MNI152NLin2009cAsym:res-native")
     out, whole = tmp_path / "out", tmp_path / "whole"
     first = server.start(bids, out, *words, engines=f"record:{tmp_path / 'recorded'}")
     second = server.start(bids, out, *words)
@@ -144,6 +176,7 @@ def test_two_real_calls_of_one_run_at_once(tmp_path, tally):
         call = server.call(bids, out, *level, engines=f"replay:{tmp_path / 'recorded'}")
         assert call.code == 0, call.said
     server.close()
-    wrong += [f"differs: {name}" for name in sameness.differences(out, whole)]
-    tally("two at once", survived=not wrong)
+    lost = sameness.differences(out, whole)
+    wrong += [f"differs: {name}" for name in lost]
+    tally("two at once", survived=not wrong, bytes_lost=sum(lost.values()))
     assert not wrong, "\n".join(wrong)

@@ -86,6 +86,20 @@ def test_unreadable_inputs_are_named_one_by_one_and_others_go_on(tmp_path, close
     assert "sub-good_task-rest_run-1: preprocess" in done.stdout
 
 
+def test_an_anatomy_that_may_not_be_read_fails_with_its_runs_in_a_plan(tmp_path, close, tally):
+    dataset = Dataset(tmp_path / "bids")
+    for label in ("good", "closed"):
+        dataset.participant(label, runs=("1",))
+    t1w = close(dataset.root / "sub-closed" / "anat" / "sub-closed_T1w.nii.gz")
+    words = ["participant", "--dry-run", "--skip-bids-validation"]
+    done = call(dataset.root, tmp_path / "out", *words)
+    expected = f"sub-closed_task-rest_run-1: would fail: {t1w}: Permission denied [exit code 66]"
+    tally("no permission", survived=int(expected in done.stdout))
+    assert expected in done.stdout, done.stdout + done.stderr
+    assert done.stdout.count("would fail") == 1
+    assert "sub-good_task-rest_run-1: preprocess" in done.stdout
+
+
 @pytest.mark.parametrize("what", ["dataset", "labels", "filters", "output"])
 def test_a_call_whose_files_are_closed_ends_at_once(what, tmp_path, close, tally):
     dataset = Dataset(tmp_path / "bids")
