@@ -1,14 +1,15 @@
 """Every model on the same scan, side by side: time and memory, each in a process of its own.
 
     .venv/bin/python benchmarks/bench_models.py --bold BOLD --mask MASK [--tr 2] [--volumes 160]
-        [--threads 1] [--max-windows 4] [--models NAME ...] [--write docs/systems/measured.json]
+        [--threads 1] [--max-windows 4] [--models NAME ...] [--write benchmarks/measured.json]
 
 BOLD is a series in MNI152NLin6Asym; without one a series of noise in a template's brain is made.
 It is played forwards and backwards until it has so many volumes (at 2 s, 160 are what fMRI-LM was
 trained on). A model without weights of its own in the package runs as its untrained control: time
 and memory do not depend on values. A parcellation that is not in the package is replaced by blocks
 of the brain of the same number. Prints a table in Markdown, then what the plan reckons with
-(``NETWORKS`` of ``pipelines/estimate.py``); ``--write`` keeps the numbers for ``docs/models.md``.
+(``NETWORKS`` of ``pipelines/estimate.py``); ``--write`` keeps the numbers for ``docs/models.md``,
+with the name of BOLD without its folder.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ import nibabel as nib
 import numpy as np
 
 SPACE, MIB = "MNI152NLin6Asym", 2**20
+NOISE = "noise in a template's brain"
+"""What is written of the series where none was given."""
 MODELS = {
     "connectome": "connectome",
     "neurostorm": "neurostorm-untrained",
     "neurostorm-mae": "neurostorm-mae-untrained",
     "brainlm": "brainlm-untrained",
+    "brainlm-5m": "brainlm-5m-untrained",
     "brainlm-111m": "brainlm-111m-untrained",
     "brainlm-650m": "brainlm-650m-untrained",
     "slim-brain": "slim-brain-untrained",
@@ -232,6 +236,7 @@ def main() -> None:
     if asked.write:
         about = {
             "scan": f"{asked.volumes} volumes of {asked.tr:g} s at 2 mm",
+            "series": asked.bold.name if asked.bold else NOISE,
             "threads": asked.threads,
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "models": found,

@@ -125,6 +125,7 @@ def finish_world(places: dict[str, Path]) -> None:
     for path in (data / "out").iterdir():
         if path.name.startswith(("sub-", "dataset_")):
             (new / path.name).symlink_to(path)
+    add_task(data / "out")
     rng = np.random.default_rng(3)
     for number in (1, 2):
         stem = f"sub-{number:02d}_task-rest_space-MNI152NLin2009cAsym_atlas-Tian"
@@ -142,6 +143,19 @@ def finish_world(places: dict[str, Path]) -> None:
     labels = np.where(inside, blocks + 1, 0).astype(np.int16)
     write_image(places["/weights"] / "A424/A424+2mm.nii.gz", labels, AFFINE)
     (places["/weights"] / "pt_neurostorm_mae_5ds.ckpt").touch()
+
+
+def add_task(out: Path) -> None:
+    """Add embeddings of a second task: those of the next participant's first run."""
+    tables = sorted(out.glob("sub-*/func/*_task-rest_run-1_*_embedding.tsv"))
+    people = sorted({table.name.split("_")[0] for table in tables})
+    for table in tables:
+        person = table.name.split("_")[0]
+        before = people[people.index(person) - 1]
+        name = table.name.replace(person, before).replace("task-rest", "task-nback")
+        for ending in (".tsv", ".json"):
+            copy = (out / before / "func" / name).with_suffix(ending)
+            copy.write_bytes(table.with_suffix(ending).read_bytes())
 
 
 def fill_hub(hub: Any) -> None:

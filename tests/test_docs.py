@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -24,9 +25,8 @@ from neurostorm_app.models import list_models
 from neurostorm_app.pipelines.stage import OutputSpace
 
 ROOT = Path(__file__).resolve().parents[1]
-SPEC = importlib.util.spec_from_file_location("make_docs", ROOT / "scripts/make_docs.py")
-make_docs = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(make_docs)
+sys.path.insert(0, str(ROOT / "scripts"))
+make_docs, card_pages = map(importlib.import_module, ("make_docs", "card_pages"))
 SOURCES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 IDS = [str(path.relative_to(ROOT)) for path in SOURCES]
 FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
@@ -47,13 +47,38 @@ def test_generated_tables_are_as_new_as_what_they_repeat(name):
     assert written == again, "run .venv/bin/python scripts/make_docs.py"
 
 
+def test_each_network_of_the_table_is_one_that_is_measured():
+    path = ROOT / "benchmarks/bench_models.py"
+    spec = importlib.util.spec_from_file_location("bench_models", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    systems = yaml.safe_load((ROOT / "scripts/systems.yaml").read_text(encoding="utf-8"))
+    listed = [line for system in systems for line in system["lines"]]
+    assert sorted(listed) == sorted(bench.MODELS)
+    assert f"[--write {make_docs.MEASURED.relative_to(ROOT)}]" in bench.__doc__
+
+
+def test_a_network_that_was_not_measured_is_listed_as_such(tmp_path, monkeypatch):
+    known = json.loads(make_docs.MEASURED.read_text(encoding="utf-8"))
+    known["models"] = {"connectome": known["models"]["connectome"], "brainlm": {"error": "killed"}}
+    known["series"] = "sub-01_bold.nii.gz"
+    (tmp_path / "measured.json").write_text(json.dumps(known))
+    monkeypatch.setattr(make_docs, "MEASURED", tmp_path / "measured.json")
+    page = make_docs.models_page()
+    for line in ("brainlm", "neurostorm-demo", "fmri-lm"):
+        assert f"| {line} | not measured |" in page
+    assert "code Apache-2.0, weights CC BY-NC-ND 4.0 | not measured | not measured |" in page
+    assert "| connectome | 0.0 M | 1 |" in page
+    assert "2 mm; sub-01_bold.nii.gz)" in page
+
+
 def test_every_model_has_a_card_page_and_no_page_is_left_over():
     pages = {path.stem for path in (ROOT / "docs/cards").glob("*.md")}
     assert pages == set(list_models())
 
 
 def test_of_every_model_it_is_said_what_it_was_trained_on_and_what_others_found():
-    evidence = make_docs.read_evidence()
+    evidence = card_pages.read_evidence()
     assert set(evidence["models"]) == set(list_models())
     families = {known["family"] for known in evidence["models"].values()}
     assert set(evidence["studies"]) <= families

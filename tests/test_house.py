@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -52,6 +56,10 @@ DOORS = {
     "deepbet": {"pipelines/preprocess/anatomy/brainmask.py"},
 }
 """The only modules that may import a package."""
+PART_OF = {"llvmlite": "numba", "sqlalchemy": "pybids"}
+"""What a package that we name always brings, of exactly the version it needs."""
+GUARDED = {"dask", "dask_jobqueue", "distributed", "mamba_ssm", "triton"}
+"""Packages of extras, or of some wheels of torch: their doors say when one is not there."""
 
 
 def functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -102,6 +110,29 @@ def test_a_package_is_imported_only_at_its_door(path):
             assert any(here.startswith(door) for door in DOORS[package]), (
                 f"{here}:{node.lineno} imports {package}; its door is {sorted(DOORS[package])}"
             )
+
+
+def imported(path: Path) -> set[str]:
+    """List the packages of others that a module imports anywhere, by the names of their folders."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom) and n.level == 0}
+    return {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"neurostorm_app"}
+
+
+def test_what_is_imported_is_installed_with_the_app():
+    """An environment for development has more than a user's, so no other test would see it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {normalise(re.split(r"[<>=;\[ ]", line)[0]) for line in project["dependencies"]}
+    brings = packages_distributions()
+    for path in MODULES:
+        for package in imported(path) - GUARDED:
+            of = PART_OF.get(package) or brings[package][0]
+            assert normalise(of) in needed, f"{path.relative_to(ROOT)} imports {package} of {of}"
+
+
+def normalise(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def raised() -> list[tuple[str, str]]:

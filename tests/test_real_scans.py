@@ -100,6 +100,22 @@ def test_the_output_of_the_full_scan_is_valid_and_a_rerun_does_nothing(full, sha
     assert "nothing to do" in said
 
 
+def test_the_report_of_the_full_scan_is_small_and_opens_at_once_without_trouble(
+    full, visit, time_opening
+):
+    """What a browser complains of ends the test, too."""
+    path = full / "sub-02.html"
+    page = visit(path)
+    assert page.title() == "sub-02 · neurostorm-app"
+    assert "run" in page.locator(".answer").inner_text()
+    pictures = page.locator("figure.mosaic img")
+    assert pictures.count() >= 4
+    widths = pictures.evaluate_all("(all) => all.map((one) => one.naturalWidth)")
+    assert min(widths) > 0, "a picture cannot be drawn"
+    assert path.stat().st_size < 15e6
+    assert time_opening(path) < 2000  # ms
+
+
 def test_nilearn_takes_the_confounds(full):
     from nilearn.interfaces.fmriprep import load_confounds_strategy
 
