@@ -11,12 +11,20 @@ import difflib
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+)
 
 from neurostorm_app.errors import UsageError
 from neurostorm_app.models.voxel_contract import VoxelContract
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
@@ -33,6 +41,7 @@ __all__ = [
     "TimePositions",
     "VolumeContract",
     "VoxelContract",
+    "fill_contract",
     "read_named",
 ]
 
@@ -171,6 +180,31 @@ class Output(_Strict):
 
 
 Contract = Annotated[VolumeContract | ParcelContract | VoxelContract, Field(discriminator="kind")]
+
+
+def fill_contract(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Say a contract in full: an older file lacks what was added since with a default.
+
+    Parameters
+    ----------
+    said : mapping
+        As the sidecar of an embedding or the card of a head has it.
+
+    Returns
+    -------
+    dict
+        Ready for JSON. What this version cannot read, such as that of a later one, stays as it is.
+
+    Examples
+    --------
+    >>> fill_contract({"kind": "parcels", "space": "T1w", "atlas": "a"})["time_positions"]
+    'centres'
+    """
+    try:
+        contract: Contract = TypeAdapter(Contract).validate_python(said)
+    except ValidationError:
+        return dict(said)
+    return contract.model_dump(mode="json")
 
 
 class Card(_Strict):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from neurostorm_app.bids_app.inputs.entities import parse_name
 from neurostorm_app.bids_app.provenance import key_of
 from neurostorm_app.errors import DataError
+from neurostorm_app.models.card import fill_contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -122,7 +123,10 @@ def identity(fingerprint: Mapping[str, Any]) -> str:
 
 
 def _compared(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fingerprint.items() if key not in SAID}
+    compared = {key: value for key, value in fingerprint.items() if key not in SAID}
+    if "Contract" in compared:
+        compared["Contract"] = fill_contract(compared["Contract"])
+    return compared
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from neurostorm_app.errors import ContractError, DataError
+from neurostorm_app.models.card import fill_contract
 from neurostorm_app.pipelines.evaluate.calibrate import decide
 
 if TYPE_CHECKING:
@@ -163,11 +164,18 @@ def check_fingerprint(
             f"the head takes embeddings of {head.source}, and these are of {source}",
             fix=f"embed with {head.source}",
         )
-    keys = sorted({*head.fingerprint, *fingerprint} - set(beside))
-    wrong = [key for key in keys if head.fingerprint.get(key) != fingerprint.get(key)]
+    mine, theirs = _in_full(head.fingerprint), _in_full(fingerprint)
+    keys = sorted({*mine, *theirs} - set(beside))
+    wrong = [key for key in keys if mine.get(key) != theirs.get(key)]
     if wrong:
         raise ContractError(
             f"the embeddings of {source} were made otherwise than those the head was fitted on; "
             f"different are {', '.join(wrong)}",
             fix="embed with the weights, atlas, space and options named in the head's card",
         )
+
+
+def _in_full(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    if "Contract" not in fingerprint:
+        return dict(fingerprint)
+    return {**fingerprint, "Contract": fill_contract(fingerprint["Contract"])}

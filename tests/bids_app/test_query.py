@@ -158,6 +158,25 @@ def test_a_file_that_was_made_in_another_way_is_refused(out, tmp_path, change, t
     assert told in caught.value.what
 
 
+def test_a_contract_of_an_earlier_version_is_compared_by_what_it_meant(out, tmp_path):
+    """Its sidecar lacks what was added to contracts with a default since."""
+    other = copied(path_of(out), tmp_path / "elsewhere")
+    sidecar = other.with_suffix(".json")
+    content = json.loads(sidecar.read_text())
+    early = {"kind": "parcels", "space": "MNI", "atlas": "a"}
+    late = {**early, "time_positions": "centres"}
+    path = out / "retrieval" / "desc-toy_index.json"
+    about = json.loads(path.read_text())
+    about["Fingerprint"]["Contract"] = late
+    path.write_text(json.dumps(about))
+    sidecar.write_text(json.dumps(content | {"Contract": early}))
+    assert find_nearest(out, str(other), 3, label="toy")
+    sidecar.write_text(json.dumps(content | {"Contract": early | {"time_positions": "ends"}}))
+    told = "Contract.time_positions ends, the other Contract.time_positions centres"
+    with pytest.raises(DataError, match=told):
+        find_nearest(out, str(other), 3, label="toy")
+
+
 def test_a_file_of_another_length_is_refused(out, tmp_path):
     vector = np.ones(7, dtype=np.float32)
     other = write_vector(tmp_path / "elsewhere", "09", "1", "toy", vector)

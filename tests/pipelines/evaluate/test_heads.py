@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,6 +170,15 @@ def test_embeddings_made_otherwise_are_refused(fit):
     with pytest.raises(ContractError, match=r"different are Centre$"):
         check_fingerprint(head, "toy", {**MADE, "Centre": True})
     check_fingerprint(head, "toy", {**MADE, "Centre": True}, beside=("Centre", "Control"))
+
+
+def test_a_head_of_an_earlier_version_lacks_what_contracts_had_no_word_for(fit):
+    early = {"kind": "parcels", "space": "MNI", "atlas": "a", "tr": 2.0}
+    late = {**early, "time_positions": "centres"}
+    head = replace(fit("value"), fingerprint={**MADE, "Contract": early})
+    check_fingerprint(head, "toy", {**MADE, "Contract": late})
+    with pytest.raises(ContractError, match=r"different are Contract$"):
+        check_fingerprint(head, "toy", {**MADE, "Contract": {**late, "time_positions": "ends"}})
 
 
 def test_vectors_that_do_not_fit_are_refused(fit):
