@@ -18,6 +18,7 @@ from neurostorm_app.pipelines.estimate import (
 from neurostorm_app.pipelines.header import read_series_header
 from neurostorm_app.pipelines.image import open_image
 from neurostorm_app.pipelines.need import Need
+from neurostorm_app.pipelines.regrid import time_positions
 from neurostorm_app.pipelines.resources import plan_room
 from neurostorm_app.pipelines.templates import find_grid
 
@@ -252,7 +253,8 @@ def _spot(space: OutputSpace, facts: RunFacts) -> float:
 def _embedding(files: ModelFiles, series: _Series, call: Call) -> Need:
     """Tell what one model takes for a series."""
     contract = files.card.contract
-    n_volumes = round(series.n_volumes * series.tr / (contract.tr or series.tr))
+    how = contract.time_positions if contract.kind == "parcels" else "centres"
+    n_volumes = len(time_positions(series.n_volumes, series.tr, contract.tr or series.tr, how=how))
     if contract.kind == "voxels":
         window = stride = contract.block(series.tr)
     else:

@@ -257,6 +257,23 @@ def test_the_largest_number_of_windows_is_counted_in_the_plan(settings, fake, tm
         assert seconds(name, max_windows=2) == seconds(name)
 
 
+def test_windows_are_planned_where_the_volumes_of_a_model_will_lie(settings, fake, tmp_path):
+    """Of 320 s, fMRI-LM's volumes from the first to the last are one more than a window has."""
+    bold = tmp_path / "bold.nii.gz"
+    nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 400), np.float32), 2 * np.eye(4)), bold)
+    series = StandardSeries(
+        name=RUN, bold=bold, mask=None, confounds=None, tr=0.8, space="MNI152NLin6Asym", res="2"
+    )  # fmt: skip
+    call = SimpleNamespace(settings=settings(models=["fmri-lm"]), plan=Plan(1, 1, 8 * GIB))
+    card = read_card("fmri-lm")
+    contract = card.contract.model_copy(update={"time_positions": "centres"})
+    by_ends, by_centres = (
+        need_of_embedding(series, [ModelFiles(card=one)], call)
+        for one in (card, card.model_copy(update={"contract": contract}))
+    )
+    assert by_ends.seconds > 1.5 * by_centres.seconds
+
+
 def test_a_model_has_the_threads_of_all_processes(settings, fake, monkeypatch):
     asked = {}
 
