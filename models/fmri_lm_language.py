@@ -205,7 +205,7 @@ class ScanLanguage(nn.Module):
         seen = told.splice.mask(text.real.to(device))[:, n_before:]
         places = self._places(told.splice, ids.shape[1])[n_before:].to(device)
         held = self._run(self._embed(ids), seen, places, cache=told.cache)
-        # What the model added is of this answer alone. A copy for each would be half a gigabyte.
+        # What the model added is of this answer alone. A copy to add it to would be held beside.
         told.cache.crop(-ids.shape[1])
         each = self.logits(held[0, len(asked) - 1 : -1]).log_softmax(dim=-1)
         wanted = torch.tensor(answer, device=device)

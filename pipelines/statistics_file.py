@@ -7,13 +7,14 @@ they hold for: which label image, repetition time, cleaning and unit. Nobody is 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
 from neurostorm_app.errors import ContractError, DataError, NoInputError
 from neurostorm_app.models.card import Cleaning  # noqa: TC001 - pydantic reads it
+from neurostorm_app.models.card import TimePositions as Positions  # noqa: TC001 - the same
 from neurostorm_app.models.lockfile import hash_file
 from neurostorm_app.pipelines.parcellate import read_labels
 from neurostorm_app.pipelines.scale_parcels import GRAND_MEAN, Statistics
@@ -48,7 +49,7 @@ class About(BaseModel):
 
     AtlasSHA256: str
     RepetitionTime: float | None
-    TimePositions: Literal["centres", "ends"] = "centres"
+    TimePositions: Positions = "centres"
     Cleaning: Cleaning
     GrandMean: float
     NumberOfRuns: Annotated[int, Field(gt=0)]

@@ -245,8 +245,9 @@ def restore(task: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
     wrong = [n for n in {*ours, *state} if n not in ours or n not in state]
     if wrong or any(ours[name].shape != value.shape for name, value in state.items()):
         raise DataError(
-            f"{path}: the checkpoint is of another network; {len(wrong)} names differ",
-            fix="give another folder with --out",
+            f"{path}: the checkpoint is of another network, or of an earlier version of this one;"
+            f" {len(wrong)} names differ",
+            fix="give another folder with --out: the training begins anew there",
         )
     for name, value in state.items():
         ours[name].copy_(value)

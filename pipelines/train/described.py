@@ -7,6 +7,7 @@ beside the run in the cache, under the hash of all that it was made of.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -38,6 +39,8 @@ def measure_runs(
     material: Material, networks: Networks, *, device: str
 ) -> list[list[Mapping[str, float]]]:
     """Measure what descriptions of runs hold, once for all processes of a launcher.
+
+    A run that cannot be described is tried by each of them.
 
     Parameters
     ----------
@@ -108,10 +111,19 @@ def _read(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.keys() == {"values", "lacking"} else None
+    if not isinstance(found, dict) or found.keys() != {"values", "lacking"}:
+        return None
+    whole = isinstance(found["values"], dict) and isinstance(found["lacking"], list)
+    return found if whole else None
 
 
 def _write(path: Path, found: Mapping[str, Any]) -> None:
+    """Keep what was measured, unless the cache is somebody else's and may only be read."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.write_text(json.dumps(found), encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(json.dumps(found), encoding="utf-8")
+        aside.replace(path)
+    except OSError as why:
+        log.warning("%s: what was measured is not kept: %s", path.parent, why.strerror)
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)

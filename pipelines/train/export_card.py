@@ -143,7 +143,8 @@ def describe_model(
             f"The head is in {HEAD}: weights of BrainLM have no place for it, and the app does not "
             "apply it."
         )
-    if any(row.get("collapsed") for row in outcome.validations):
+    later = [row for row in outcome.validations if row["step"] > outcome.best_step]
+    if any(row.get("collapsed") for row in later):
         limits.append(COLLAPSED)
     limits += _limits_of(network)
     if not start.scratch:

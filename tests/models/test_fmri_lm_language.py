@@ -174,7 +174,7 @@ def test_answers_leave_nothing_in_what_the_model_keeps_of_a_scan(model) -> None:
 
 
 @torch.no_grad()
-def test_no_answer_gets_a_copy_of_what_the_model_keeps(model, monkeypatch) -> None:
+def test_no_second_copy_of_what_the_model_keeps_is_held_for_an_answer(model, monkeypatch) -> None:
     told, given = model.tell(windows(1)), []
     run = model._run
 

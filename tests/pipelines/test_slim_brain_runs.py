@@ -285,6 +285,23 @@ def test_a_step_at_which_the_encoder_has_collapsed_is_never_the_best(
     assert any("until its encoder had collapsed" in limit for limit in ending.card.limits)
 
 
+def test_a_collapse_that_was_overcome_is_not_told_of_the_weights(
+    card, material, tmp_path, monkeypatch
+) -> None:
+    start = draw_start(card, name="mine", seed=1, demo=True)
+    checked = LatentGuess.validate
+    rows = iter([{"collapsed": 1.0}, {}, {}])
+
+    def overcome(self, *args):
+        return {**checked(self, *args), "collapsed": 0.0, **next(rows)}
+
+    monkeypatch.setattr(LatentGuess, "validate", overcome)
+    ending = pretrain(material, start=start, settings=JEPA, plan=LONGER, out=tmp_path / "mine")
+    assert [row["collapsed"] for row in ending.outcome.validations] == [1, 0, 0]
+    assert ending.outcome.best_step > 10
+    assert not any("until its encoder had collapsed" in limit for limit in ending.card.limits)
+
+
 def test_an_encoder_that_has_always_collapsed_becomes_no_model(
     card, material, tmp_path, monkeypatch
 ) -> None:

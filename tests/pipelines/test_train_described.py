@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -18,9 +18,6 @@ from neurostorm_app.pipelines.train import described
 from neurostorm_app.pipelines.train.cache import CacheRecipe
 from neurostorm_app.pipelines.train.described import measure_runs
 from neurostorm_app.pipelines.train.material import Material, gather
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 V, T, SIDE, TR = 6, 100, 8, 2.0
 NAME = "fc_Cont-Vis"
@@ -108,15 +105,31 @@ def test_what_was_measured_is_kept_until_something_changes(folder, networks, mon
     assert len(calls) == 1
     (kept,) = (folder / "cache").glob("*.described.json")
     assert b"sub-" not in kept.read_bytes()
-    kept.write_text("{")  # cut short: measured anew
-    assert measure_runs(material, networks, device="cpu") == first
-    assert len(calls) == 2
+    for damaged in ("{", '{"values": null, "lacking": []}'):  # measured anew
+        kept.write_text(damaged)
+        assert measure_runs(material, networks, device="cpu") == first
+    assert len(calls) == 3
     other = replace(networks, by_index={**networks.by_index, 1: "Cont"})
     assert measure_runs(material, other, device="cpu") != first
     write_run(folder, 2).bold.replace(material.people[0][0].source.bold)
     again = make_material(folder, [material.people[0][0].source])
     assert measure_runs(again, networks, device="cpu") != first
-    assert len(calls) == 4
+    assert len(calls) == 5
+
+
+def test_a_cache_that_may_only_be_read_is_used(folder, networks, monkeypatch, caplog):
+    material = make_material(folder, [write_run(folder, 1)])
+    expected = measure_runs(material, networks, device="cpu")
+    (kept,) = (folder / "cache").glob("*.described.json")
+    kept.unlink()
+
+    def deny(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "replace", deny)
+    assert measure_runs(material, networks, device="cpu") == expected
+    assert "what was measured is not kept: Permission denied" in caplog.text
+    assert not list((folder / "cache").glob("*described*"))
 
 
 def test_a_run_that_cannot_be_described_is_named_and_the_others_go_on(folder, networks, caplog):
