@@ -110,6 +110,9 @@ def _fieldmap_piece(run: Run, call: Call) -> Piece | None:
         kind="fieldmap",
         about={"participant": run.participant},
         settings={
+            # The names of its files, and of those of the runs that use it, tell it; its number
+            # changes where a field map is added.
+            "name": fieldmap.name,
             "kind": fieldmap.kind,
             "seed": science.random_seed,
             "fallback_total_readout_time": science.fallback_total_readout_time,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from neurostorm_app.bids_app.app import run_app
 from neurostorm_app.bids_app.inputs.dataset import find_runs
-from neurostorm_app.errors import NoInputError
+from neurostorm_app.errors import ExitCode, NoInputError
 
 from .conftest import write_image
 
@@ -236,6 +237,26 @@ def test_numbers_are_given_once(fmap, run, dataset):
     pair(fmap, "sub-01_acq-b", IntendedFor=f"func/{OTHER}_bold.nii.gz")
     dataset.json(f"sub-01/func/{RUN}_bold.json", {"B0FieldSource": "Jane Doe"})
     assert (run().fieldmap.name, run(OTHER).fieldmap.name) == ("auto00000", "auto00001")
+
+
+def test_a_space_asked_for_later_is_corrected_though_the_field_map_changed_its_number(
+    fmap, settings, fake, dataset
+):
+    def call(*spaces):
+        asked = settings(participant_label=["01"], output_spaces=spaces)
+        result = run_app(asked, engines=fake.engines())
+        assert result.exit_code == ExitCode.SUCCESS
+        return fake.wanted.pop()
+
+    spaces = ("MNI152NLin6Asym:res-2", "MNI152NLin2009cAsym:res-2")
+    pair(fmap, "sub-01_acq-b", IntendedFor=PATH)
+    (number,) = [r.fieldmap.name for r in call(spaces[0]).runs if r.fieldmap]
+    pair(fmap, "sub-01_acq-a", B0FieldIdentifier="Jane Doe")
+    (run,) = [run for run in call(spaces[0]).runs if run.fieldmap]
+    assert (number, run.fieldmap.name) == ("auto00000", "auto00001")
+    assert files(run)[0] == "acq-b_dir-AP_epi.nii.gz"
+    wanted = call(*spaces)
+    assert {"fmap_xfm", "field"} <= wanted.fits[RUN].keys()
 
 
 def test_a_scan_that_is_not_here_fails_its_runs(fmap, run):
