@@ -167,12 +167,15 @@ def _make_stale(
     fitting, plan = admit(participant, anat, stale, call, progress)
     if stale and not fitting:
         return
+    names = [run.name for run in participant.raw] or list(progress)
     parts = [fitting]
     if call.stops and fitting:  # side by side, the others would go on when one fails
         parts = [{name: pieces} for name, pieces in fitting.items()]
     for part in parts:
         if not call.is_over(progress):
-            _make(participant, anat, part, replace(call, plan=plan), progress)
+            # What goes wrong with a part says nothing of runs that are done, or not tried.
+            with contained(*(progress[name] for name in part or names)):
+                _make(participant, anat, part, replace(call, plan=plan), progress)
 
 
 def _quality(root: Path, name: str) -> Mapping[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import replace
@@ -414,6 +415,38 @@ def test_the_first_run_that_fails_ends_the_preprocessing_of_its_participant(
     assert "anat 01" not in done, "it was kept"
     assert [len(wanted.runs) for wanted in fake.wanted[1:]] == [1, 1, 1, 1]
     assert {run.status for run in call(stop_on_first_crash=True)[0].runs} == {"reused"}
+
+
+@pytest.mark.parametrize("where", ["engine", "disk"])
+def test_an_exception_at_one_run_says_nothing_of_those_before_and_after_it(
+    settings, fake, dataset, monkeypatch, caplog, where
+):
+    write_image(dataset.bold("01", run="3"), (7, 8, 9, 6))
+    engines, full = fake.engines(), OSError(errno.ENOSPC, "No space left on device")
+
+    def preprocess(wanted, **words):
+        if where == "engine" and wanted.runs[0].name.endswith("run-2"):
+            raise full
+        return engines.preprocess(wanted, **words)
+
+    def keep_methods(self, *args, **words):
+        if where == "disk" and len(fake.wanted) == 2:
+            raise full
+        return real(self, *args, **words)
+
+    real = keeping.Keeper.keep_methods
+    monkeypatch.setattr(keeping.Keeper, "keep_methods", keep_methods)
+    asked = settings(participant_label=["01"], stop_on_first_crash=True)
+    result = run_app(asked, engines=replace(engines, preprocess=preprocess))
+    one, two = result.runs
+    assert (one.name, one.status) == (RUN, "done")
+    assert one.outputs
+    assert (two.name, two.status) == ("sub-01_task-rest_run-2", "failed")
+    assert "No space left on device" in two.errors[0].what
+    assert "stopped at the first failure: sub-01_task-rest_run-3 not tried" in caplog.text
+    logs = asked.output_dir / "logs"
+    assert json.loads((logs / f"{RUN}_report.json").read_text())["status"] == "done"
+    assert not list(logs.glob("*run-3_report.json"))
 
 
 def test_a_run_without_room_ends_the_work_on_its_participant_when_asked(call, fake, monkeypatch):
