@@ -81,7 +81,8 @@ def run_app(
         If nothing could be started.
     """
     begin = time.monotonic()
-    engines = engines or real_engines(viewer=settings.execution.report_viewer)
+    strict = settings.execution.privacy == "strict"
+    engines = engines or real_engines(viewer=settings.execution.report_viewer, strict=strict)
     # The group level works from the output folder alone: the raw dataset may be gone.
     if settings.level != "group" or settings.bids_dir.exists():
         check_dataset(settings.bids_dir, skip=settings.execution.skip_bids_validation)
@@ -93,7 +94,7 @@ def run_app(
     if dry:
         return _participant_level(settings, engines, begin)
     remove_abandoned(settings.output_dir)
-    rules = rules_of(settings, strict=settings.execution.privacy == "strict")
+    rules = rules_of(settings, strict=strict)
     with to_file(settings.output_dir / "logs", rules):
         keep_settings(settings, given or {}, rules=rules)
         for note in notes:

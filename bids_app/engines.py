@@ -145,20 +145,22 @@ class Engines:
     viewer: Literal["on", "off"] = "on"
 
 
-def real_engines(*, viewer: Literal["on", "off"] = "on") -> Engines:
+def real_engines(*, viewer: Literal["on", "off"] = "on", strict: bool = False) -> Engines:
     """Take the real pipelines; each is imported when first called.
 
     Parameters
     ----------
     viewer : {"on", "off"}
         Whether pages of participants hold volumes and a viewer for them.
+    strict : bool
+        Whether ``--privacy strict`` was asked for, so that pages follow it too.
     """
     return Engines(
         preprocess=_preprocess,
         find_model=_find_model,
         load_model=_load_model,
-        write_subject_page=functools.partial(_write_subject_page, viewer=viewer),
-        write_group_page=_write_group_page,
+        write_subject_page=functools.partial(_write_subject_page, viewer=viewer, strict=strict),
+        write_group_page=functools.partial(_write_group_page, strict=strict),
         viewer=viewer,
     )
 
@@ -264,14 +266,14 @@ def _load_model(files: ModelFiles, settings: Settings, plan: Plan) -> Embed:
 
 
 def _write_subject_page(
-    output_dir: Path, participant: str, *, viewer: Literal["on", "off"]
+    output_dir: Path, participant: str, *, viewer: Literal["on", "off"], strict: bool
 ) -> Path:
     from neurostorm_app.bids_app.report.subject import write_subject_page
 
-    return write_subject_page(output_dir, participant, viewer=viewer)
+    return write_subject_page(output_dir, participant, viewer=viewer, strict=strict)
 
 
-def _write_group_page(output_dir: Path) -> Path:
+def _write_group_page(output_dir: Path, *, strict: bool) -> Path:
     from neurostorm_app.bids_app.report.group import write_group_page
 
-    return write_group_page(output_dir)
+    return write_group_page(output_dir, strict=strict)

@@ -21,7 +21,7 @@ from neurostorm_app.bids_app.report.panels import Notice, Panel, attempt, chart
 from neurostorm_app.bids_app.report.predictions import read_recognition, read_targets
 from neurostorm_app.bids_app.report.reading import Table, read_table
 from neurostorm_app.bids_app.report.records import RunRecord, read_records
-from neurostorm_app.bids_app.report.render import render_page
+from neurostorm_app.bids_app.report.render import page_rules, render_page
 from neurostorm_app.bids_app.report.strips import distributions
 from neurostorm_app.bids_app.report.verdict import LIMITS, Level
 from neurostorm_app.pipelines.figures import cohort_figure
@@ -50,7 +50,7 @@ class CohortSection:
     colourings: list[Colouring]
 
 
-def write_group_page(output_dir: Path) -> Path:
+def write_group_page(output_dir: Path, *, strict: bool = False) -> Path:
     """Write the page of the group.
 
     Parameters
@@ -58,6 +58,8 @@ def write_group_page(output_dir: Path) -> Path:
     output_dir : Path
         The output tree; only it is read, and ``participants.tsv`` of the raw dataset if the
         description links to it.
+    strict : bool
+        Whether ``--privacy strict`` was asked for.
 
     Returns
     -------
@@ -100,7 +102,8 @@ def write_group_page(output_dir: Path) -> Path:
         "history": read_history(output_dir),
         "notices": notices,
     }
-    return render_page("group.html", output_dir / "group.html", root=output_dir, context=context)
+    rules = page_rules(output_dir, strict=strict)
+    return render_page("group.html", output_dir / "group.html", rules=rules, context=context)
 
 
 def _participants(output_dir: Path) -> list[str]:

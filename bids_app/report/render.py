@@ -3,34 +3,62 @@
 Everything that comes from a file is escaped; only the drawings of this app are taken as they
 are. A page loads nothing: style, script and pictures are inside, and its policy forbids more. It
 names the scripts by their hashes, so that no other one runs, however it came into the page.
+Notices name damaged files by their whole path: a page hides the places in it, as every output does.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.derivatives import write_text
+from neurostorm_app.bids_app.inputs.links import linked_datasets
+from neurostorm_app.bids_app.privacy import Rules
 from neurostorm_app.bids_app.report.panels import digits
+from neurostorm_app.errors import AppError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from jinja2 import Environment
 
-__all__ = ["render_page"]
+__all__ = ["page_rules", "render_page"]
 
 _TEMPLATES = Path(__file__).parent / "templates"
+
+
+def page_rules(output_dir: Path, *, strict: bool) -> Rules:
+    """Say what a page may not show: where the output folder and the datasets it links to lie.
+
+    Parameters
+    ----------
+    output_dir : Path
+        The output tree.
+    strict : bool
+        Whether ``--privacy strict`` was asked for.
+
+    Returns
+    -------
+    Rules
+        Without the datasets if the description that names them is damaged: nothing is read of them.
+    """
+    places = {"OUTPUT_DIR": output_dir}
+    with contextlib.suppress(AppError):
+        for name, folder in linked_datasets(output_dir).items():
+            if name:
+                places["BIDS_DIR" if name == "raw" else f"DERIVATIVES {name}"] = folder
+    return Rules(strict=strict, places=places)
 
 
 def render_page(
     template: str,
     path: Path,
     *,
-    root: Path,
+    rules: Rules,
     context: Mapping[str, Any],
     scripts: Sequence[str] = ("script.js",),
     inserted: Sequence[str] = (),
@@ -42,9 +70,9 @@ def render_page(
     template : str
         File name of the template.
     path : Path
-        Where the page goes.
-    root : Path
-        The output folder.
+        Where the page goes, in the output folder itself.
+    rules : Rules
+        What is hidden of notices.
     context : mapping
         What the template shows.
     scripts : sequence of str
@@ -56,7 +84,7 @@ def render_page(
 
     script = "".join(_script(name) for name in scripts)
     page = (
-        _environment()
+        _environment(rules)
         .get_template(template)
         .render(
             **context,
@@ -66,7 +94,7 @@ def render_page(
             policy=" ".join(_name_script(text) for text in (script, *inserted)),
         )
     )
-    write_text(path, page, root=root)
+    write_text(path, page, root=path.parent)
     return path
 
 
@@ -79,7 +107,7 @@ def _name_script(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _environment() -> Environment:
+def _environment(rules: Rules) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -90,6 +118,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["digits"] = digits
+    environment.filters["hidden"] = rules.text
     environment.filters["duration"] = _duration
     environment.filters["size"] = _size
     environment.filters["moment"] = _moment

@@ -20,7 +20,7 @@ from neurostorm_app.bids_app.report.outlook import read_outlooks
 from neurostorm_app.bids_app.report.panels import Notice, attempt, flatten
 from neurostorm_app.bids_app.report.reading import read_json
 from neurostorm_app.bids_app.report.records import contracts_of, make_record, write_records
-from neurostorm_app.bids_app.report.render import render_page
+from neurostorm_app.bids_app.report.render import page_rules, render_page
 from neurostorm_app.bids_app.report.standing import find_standing
 from neurostorm_app.bids_app.report.tree import Participant, RunFiles, read_participant
 from neurostorm_app.bids_app.report.verdict import Level, Verdict, judge, overall
@@ -54,7 +54,11 @@ class RunCard:
 
 
 def write_subject_page(
-    output_dir: Path, participant: str, *, viewer: Literal["on", "off"] = "on"
+    output_dir: Path,
+    participant: str,
+    *,
+    viewer: Literal["on", "off"] = "on",
+    strict: bool = False,
 ) -> Path:
     """Write the page of a participant.
 
@@ -66,6 +70,8 @@ def write_subject_page(
         Label without ``sub-``.
     viewer : {"on", "off"}
         Whether the page holds volumes and a viewer for them, about 2 MB a run.
+    strict : bool
+        Whether ``--privacy strict`` was asked for.
 
     Returns
     -------
@@ -117,7 +123,7 @@ def write_subject_page(
     return render_page(
         "subject.html",
         path,
-        root=output_dir,
+        rules=page_rules(output_dir, strict=strict),
         context=context,
         scripts=scripts,
         inserted=(inserted_script(),) if context["volumes"] else (),

@@ -157,3 +157,21 @@ def test_a_strict_call_writes_no_face_no_folder_and_no_moment(settings, fake, tm
         text = path.read_text()
         assert str(tmp_path) not in text
         assert not MOMENT.search(text), path
+
+
+@pytest.mark.parametrize("privacy", ["standard", "strict"])
+def test_pages_follow_the_privacy_of_the_call(settings, tmp_path, privacy):
+    out = tmp_path / "out"
+    (out / "logs").mkdir(parents=True)
+    (out / "sub-01").mkdir()
+    report = {"run": "sub-01_task-rest", "status": "done"}
+    (out / "logs" / "sub-01_task-rest_report.json").write_text(json.dumps(report))
+    stored = {"sub-01_task-rest": {"measures": {"/mnt/jane/x": 1}, "verdict": {}}}
+    (out / "logs" / "sub-01_measures.json").write_text(json.dumps(stored))
+    (out / "logs" / "sub-01_qc.json").write_text("[1]")
+    run_app(settings("group", reports_only=True, privacy=privacy))
+    run_app(settings("participant", reports_only=True, privacy=privacy))
+    group, subject = ((out / name).read_text() for name in ("group.html", "sub-01.html"))
+    assert ("/mnt/jane" in group) == (privacy == "standard")
+    assert "/sub-01_qc.json: holds a list" in group
+    assert str(tmp_path) not in group + subject

@@ -15,6 +15,8 @@ from neurostorm_app.bids_app.report.subject import write_subject_page
 if TYPE_CHECKING:
     from neurostorm_app.bids_app.report.panels import Notice
 
+SPACE = "space-MNI152NLin6Asym_res-2"
+
 
 @pytest.mark.parametrize("damage", ["field", "kind", "list", "text"])
 def test_a_record_of_another_version_is_named_and_its_run_is_measured_again(full, damage):
@@ -151,3 +153,66 @@ def test_without_images_the_group_page_calls_no_run_sound(tree):
     assert "look sound" not in page
     subject = write_subject_page(tree.root, "01").read_text(encoding="utf-8")
     assert "Registration.</span> Not known: no brain masks of BOLD and T1w" in subject
+
+
+@pytest.fixture
+def home(tmp_path, make_tree):
+    """Make an output tree and its derivatives in somebody's home; one file of each is damaged."""
+    tree = make_tree(tmp_path / "janedoe" / "out")
+    name = "sub-01_task-rest"
+    tree.embedding(name, "connectome")
+    for path in tree.root.rglob("*_embedding.json"):
+        content = json.loads(path.read_text())
+        content["Sources"] = [f"bids:prep:sub-01/func/{name}_{SPACE}_desc-preproc_bold.nii.gz"]
+        path.write_text(json.dumps(content))
+    prep = make_tree(tmp_path / "janedoe" / "prep")
+    prep.series(name)
+    prep.confounds(name)
+    [table] = prep.root.rglob("*_timeseries.tsv")
+    table.write_text(table.read_text() + "0\t0\n")
+    (mask,) = prep.root.rglob("*_mask.nii.gz")
+    mask.write_bytes(b"no image")
+    description = tree.root / "dataset_description.json"
+    description.write_text(json.dumps({"DatasetLinks": {"prep": "../prep"}}))
+    for path, content in (
+        ("prediction/target-old_evaluation.json", {}),
+        ("logs/sub-01_qc.json", [1]),
+        (f"logs/{name}_qc.json", [1]),
+    ):
+        (tree.root / path).parent.mkdir(exist_ok=True)
+        (tree.root / path).write_text(json.dumps(content))
+    return tree.root
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["standard", "strict"])
+def test_a_page_names_damaged_files_by_their_place_in_the_datasets(home, strict):
+    group = write_group_page(home, strict=strict).read_text(encoding="utf-8")
+    subject = write_subject_page(home, "01", strict=strict).read_text(encoding="utf-8")
+    assert "&lt;OUTPUT_DIR&gt;/prediction/target-old_evaluation.json: no evaluation" in group
+    for page in (group, subject):
+        assert "janedoe" not in page
+        assert "&lt;OUTPUT_DIR&gt;/logs/sub-01_qc.json: holds a list" in page
+        assert "&lt;DERIVATIVES prep&gt;/sub-01/func/sub-01_task-rest_desc-confounds" in page
+    assert (
+        f"&lt;DERIVATIVES prep&gt;/sub-01/func/sub-01_task-rest_{SPACE}_desc-brain_mask" in subject
+    )
+
+
+def test_a_strict_page_names_no_folder_of_the_machine_at_all(home):
+    path = home / "logs" / "sub-01_measures.json"
+    path.write_text(
+        json.dumps({"sub-01_task-rest": {"measures": {"/mnt/jane/x": 1}, "verdict": {}}})
+    )
+    assert "/mnt/jane/x" in write_group_page(home).read_text(encoding="utf-8")
+    page = write_group_page(home, strict=True).read_text(encoding="utf-8")
+    assert "&lt;hidden&gt;/x" in page
+    assert "/mnt/jane" not in page
+
+
+def test_a_page_without_a_readable_description_still_hides_its_folder(tree):
+    tree.report("sub-01_task-rest", error="no space")
+    (tree.root / "dataset_description.json").write_text("[1]")
+    for page in (write_group_page(tree.root), write_subject_page(tree.root, "01")):
+        text = page.read_text(encoding="utf-8")
+        assert "&lt;OUTPUT_DIR&gt;/logs/sub-01_task-rest_report.json" in text
+        assert str(tree.root) not in text
