@@ -18,7 +18,7 @@ from neurostorm_app.bids_app.report.panels import (
     chart,
     flatten,
 )
-from neurostorm_app.bids_app.report.reading import numbers, read_vectors
+from neurostorm_app.bids_app.report.reading import finite, numbers, read_vectors
 from neurostorm_app.bids_app.report.standing import Standing, find_standing
 from neurostorm_app.pipelines.figures import (
     connectome_figure,
@@ -99,7 +99,8 @@ def conformance(sidecar: Mapping[str, Any]) -> dict[str, Any]:
             known = {name[:1].lower() + name[1:]: value for name, value in record.items()}
             reasons = known.get("reasons", [])
             if isinstance(known.get("met"), bool) and isinstance(reasons, list):
-                return known
+                distance = finite(known.pop("distance", None))
+                return known if distance is None else {**known, "distance": distance}
     return {}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.report.panels import Fact, Notice, attempt
-from neurostorm_app.bids_app.report.reading import read_json
+from neurostorm_app.bids_app.report.reading import finite, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -178,11 +178,8 @@ def _short(run: str) -> str:
 def _numbers(found: Any) -> dict[str, float]:
     """Take the numbers of a record by their names; none if it holds none."""
     named = found if isinstance(found, dict) else {}
-    return {
-        str(name): float(value)
-        for name, value in named.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+    numbers = {str(name): finite(value) for name, value in named.items()}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 def _count_together(units: list[Unit]) -> list[Unit]:
@@ -236,8 +233,5 @@ def _digest(value: Any) -> str:
 
 
 def _number(record: Mapping[str, Any], *names: str) -> float | None:
-    for name in names:
-        value = record.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    return None
+    known = (finite(record.get(name)) for name in names)
+    return next((number for number in known if number is not None), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurostorm_app.bids_app.report.panels import Notice, attempt
-from neurostorm_app.bids_app.report.reading import Table, numbers, read_table
+from neurostorm_app.bids_app.report.reading import Table, finite, numbers, read_table
 from neurostorm_app.bids_app.report.verdict import FD_HIGH, Measures
 from neurostorm_app.pipelines.figures import (
     SeriesSummary,
@@ -65,9 +65,9 @@ def gather(
 
 def _repetition_time(run: RunFiles) -> float | None:
     """Take the repetition time from the sidecar or, if it is silent, from the header."""
-    tr = run.sidecar.get("RepetitionTime")
-    if isinstance(tr, int | float) and tr > 0:
-        return float(tr)
+    tr = finite(run.sidecar.get("RepetitionTime"))
+    if tr is not None and tr > 0:
+        return tr
     return read_series_header(run.bold).tr if run.bold is not None else None
 
 
@@ -99,6 +99,7 @@ def measure(have: Material, notices: list[Notice], *, images: bool = True) -> Me
         measures.tsnr = tsnr.get("grey matter", tsnr["brain"])
     if images:
         attempt(notices, lambda: _compare_masks(have, measures))
+    measures.forget_infinite()
     return measures
 
 
@@ -118,8 +119,7 @@ def take_registration(measures: Measures, qc: Mapping[str, Any]) -> None:
 
 def _number(qc: Mapping[str, Any], step: str, name: str) -> float | None:
     record = qc.get(step)
-    found = record.get(name) if isinstance(record, dict) else None
-    return float(found) if isinstance(found, int | float) else None
+    return finite(record.get(name)) if isinstance(record, dict) else None
 
 
 def _compare_masks(have: Material, measures: Measures) -> None:

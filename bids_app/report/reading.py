@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 import zlib
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Table", "expecting", "numbers", "read_json", "read_table", "read_vectors"]
+__all__ = ["Table", "expecting", "finite", "numbers", "read_json", "read_table", "read_vectors"]
 
 Table = dict[str, list[str]]
 """Column to its cells, as text."""
@@ -92,6 +93,23 @@ def read_json(path: Path | None) -> dict[str, Any]:
             f"{path}: holds a {type(content).__name__} where an object was expected", fix=_REMEDY
         )
     return content
+
+
+def finite(value: object) -> float | None:
+    """Take a number that says something; None for anything else, as JSON can hold NaN and infinity.
+
+    Examples
+    --------
+    >>> finite(3), finite(float("nan")), finite(True), finite("3")
+    (3.0, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has whole numbers of any length
+        return None
+    return number if math.isfinite(number) else None
 
 
 def read_table(path: Path | None) -> Table:

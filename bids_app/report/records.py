@@ -13,7 +13,7 @@ from neurostorm_app.bids_app.derivatives import write_json
 from neurostorm_app.bids_app.report.embeddings import conformance, is_control, is_demo
 from neurostorm_app.bids_app.report.measuring import gather, measure, take_registration
 from neurostorm_app.bids_app.report.panels import Notice, anchor, attempt
-from neurostorm_app.bids_app.report.reading import expecting, read_json
+from neurostorm_app.bids_app.report.reading import expecting, finite, read_json
 from neurostorm_app.bids_app.report.tree import RunFiles, read_participant
 from neurostorm_app.bids_app.report.verdict import Level, Measures, Reason, Verdict, judge
 from neurostorm_app.errors import DataError
@@ -140,11 +140,14 @@ def _restore(stored: Mapping[str, Any], name: str, path: Path) -> tuple[Measures
     with expecting(f"record of {name}", path):
         measures, verdict = Measures(**stored[name]["measures"]), stored[name]["verdict"]
         for key, value in vars(measures).items():
-            if not isinstance(value, _KINDS.get(key, int | float | None)):
+            kind = _KINDS.get(key, int | float | None)
+            if isinstance(value, bool) or not isinstance(value, kind):
                 raise DataError(
                     f"{path}: {key} of {name} is a {type(value).__name__}, no such measure",
                     fix="run the participant level again: it writes the file anew",
                 )
+            if key not in _KINDS:
+                setattr(measures, key, finite(value))
         reasons = tuple(
             Reason(level=Level(reason["level"]), topic=reason["topic"], text=reason["text"])
             for reason in verdict["reasons"]

@@ -94,6 +94,12 @@ class Measures:
     likeness: float | None = None
     error: dict[str, Any] = field(default_factory=dict)
 
+    def forget_infinite(self) -> None:
+        """Make None of numbers that are not finite: those were not measured, and have no place."""
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                setattr(self, name, None)
+
 
 def judge(
     measures: Measures,

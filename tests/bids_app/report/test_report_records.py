@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -142,6 +143,59 @@ def test_a_foreign_word_on_the_contract_is_not_recorded(tree, change):
         path.write_text(json.dumps(content))
     assert "contract: not recorded" in write_subject_page(tree.root, "01").read_text()
     assert "<td>not recorded" in write_group_page(tree.root).read_text()
+
+
+NO_NUMBERS = (float("nan"), float("inf"), 10**400, True, "far")
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=["nan", "inf", "huge", "true", "word"])
+def test_what_is_no_number_in_a_record_is_not_known_and_costs_no_page(tree, value):
+    name = "sub-01_task-rest"
+    tree.confounds(name)
+    tree.embedding(name, "connectome")
+    for path in tree.root.rglob("*_embedding.json"):
+        content = json.loads(path.read_text())
+        content["InputConformance"]["distance"] = value
+        path.write_text(json.dumps(content))
+    tree.record(f"{name}_bold", seconds=value, peak_memory=value, stages={"run000.motion": value})
+    path = tree.root / "logs" / f"{name}_qc.json"
+    path.parent.mkdir()
+    steps = {"coregistration": "cost", "normalization": "correlation_with_template"}
+    path.write_text(json.dumps({step: {key: value} for step, key in steps.items()}))
+    for page in (write_group_page(tree.root), write_subject_page(tree.root, "01")):
+        text = page.read_text(encoding="utf-8")
+        assert "Mean framewise displacement" in text or "Mean motion (FD)" in text
+        assert "Edge cost of BOLD on T1w" not in text
+        assert "Distance from the contract" not in text
+    assert "meets the contract" in text
+    [record] = read_records(tree.root, "01", [])
+    assert record.models["connectome"].distance is None
+    assert record.measures.edge_cost is record.measures.likeness is None
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS[:3], ids=["nan", "inf", "huge"])
+def test_a_stored_measure_that_is_not_finite_was_not_measured(tree, value):
+    name = "sub-01_task-rest"
+    tree.confounds(name)
+    write_subject_page(tree.root, "01")
+    path = tree.root / "logs" / "sub-01_measures.json"
+    stored = json.loads(path.read_text())
+    stored[name]["measures"]["tsnr"] = value
+    path.write_text(json.dumps(stored))
+    assert "Median tSNR" not in write_group_page(tree.root).read_text(encoding="utf-8")
+    notices: list[Notice] = []
+    [record] = read_records(tree.root, "01", notices)
+    assert record.measures.tsnr is None
+    assert record.measures.mean_fd is not None
+    assert notices == []
+
+
+def test_an_endless_repetition_time_is_none(tree):
+    tree.series("sub-01_task-rest")
+    [path] = tree.root.rglob("*_bold.json")
+    path.write_text(json.dumps({"RepetitionTime": float("inf")}))
+    for page in (write_group_page(tree.root), write_subject_page(tree.root, "01")):
+        assert "inf" not in re.findall(r">(nan|inf)<", page.read_text(encoding="utf-8"))
 
 
 def test_without_images_the_group_page_calls_no_run_sound(tree):
