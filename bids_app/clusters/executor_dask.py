@@ -36,6 +36,8 @@ CORES: Final = 2
 """Cores of a worker that is a job, where nobody said how many."""
 PATIENCE: Final = "30s"
 """How long a scheduler is waited for."""
+FAREWELL: Final = "5s"
+"""How long workers of others are waited for when they are to drop what they hold."""
 CONFIG: Final = {
     # The preprocessing has processes of its own, which a daemon may not have.
     "distributed.worker.daemon": False,
@@ -98,15 +100,30 @@ def work_through_dask(
         shared = call if local is None else dataclasses.replace(call, plan=local)
         from neurostorm_app.bids_app.clusters.executor_dask_worker import Shared
 
-        plugin = Shared(shared, alone=local is None, per_process=per_process)
-        client.register_plugin(plugin)
         # Workers of ours are all alike, and of one thread: no unit need look for a larger one.
         ours = where in {"", "slurm"}
         offered: dict[str, float] = {**_gpu(call)} if ours else _offered(client, call)
         asked = [_asked(group, call, offered, per_process) for group in groups]
-        outcomes = list(_outcomes(client, groups, call, asked, plugin.name))
-        client.unregister_worker_plugin(plugin.name)  # with the models that it holds
-        return outcomes
+        plugin = Shared(shared, alone=local is None, per_process=per_process)
+        try:
+            client.register_plugin(plugin)
+            return list(_outcomes(client, groups, call, asked, plugin.name))
+        finally:
+            if not ours:  # those of ours end with the call, and with them what they hold
+                _take_back(client, plugin.name)
+
+
+def _take_back(client: Any, plugin: str) -> None:
+    """Take the plugin, with the models that it holds, off the workers of others.
+
+    The scheduler forgets it at once and tells all workers. One deep in a unit listens late, and
+    one that is just going not at all: neither is waited for, nor a reason to lose what was done.
+    """
+    take = client.scheduler.unregister_worker_plugin
+    try:
+        client.sync(take, name=plugin, callback_timeout=FAREWELL)
+    except (OSError, ValueError) as error:  # TimeoutError is one; ValueError: it was not there
+        log.debug("the plugin %s was not taken off every worker: %r", plugin, error)
 
 
 def _check_installed(package: str) -> None:

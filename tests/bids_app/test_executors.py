@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,27 @@ class Trouble(Fake):
         return super().preprocess(
             wanted, work_dir=work_dir, series_dir=series_dir, settings=settings, plan=plan
         )
+
+
+HELD = 100
+"""Seconds for which a unit lets its worker answer nobody."""
+
+
+class Holding(Fake):
+    """Engines that fail for one participant while a worker is deep in the other one's work."""
+
+    def __init__(self, failing: Trouble) -> None:
+        super().__init__()
+        self.failing = failing
+
+    def preprocess(self, wanted, **words):
+        began = self.failing.folder / "began"
+        if f"sub-{self.failing.label}_" not in wanted.t1w[0].name:
+            began.touch()
+            ctypes.PyDLL(None).sleep(HELD)  # in code that does not let others run
+        while not began.exists():
+            time.sleep(0.05)
+        return self.failing.preprocess(wanted, **words)
 
 
 def make_call(asked, engines: Fake) -> Call:
@@ -377,7 +400,43 @@ def test_what_cannot_be_cured_is_tried_once(work, tmp_path):
 
 
 @needs_dask
-def test_workers_of_others_are_found_by_their_address(work, fake, tmp_path):
+def test_the_first_failure_ends_the_work_of_workers_where_that_was_asked(work, tmp_path, caplog):
+    failing = Trouble(tmp_path, "01", "bad", times=99)
+    begun = time.monotonic()
+    outcomes, _ = work("dask", Holding(failing), stop_on_first_crash=True)
+    assert time.monotonic() - begun < HELD
+    assert [run.status for run in results(outcomes).values()] == ["failed"]
+    assert "stopped at the first failure: 1 participants not tried" in caplog.text
+
+
+@needs_dask
+def test_a_busy_worker_of_others_is_not_waited_for_at_the_first_failure(
+    work, tmp_path, monkeypatch
+):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(executor_dask, "FAREWELL", "1s")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(host="127.0.0.1", **options) as cluster:
+        begun = time.monotonic()
+        failing = Trouble(tmp_path, "01", "bad", times=99)
+        outcomes, _ = work(
+            f"dask:{cluster.scheduler_address}", Holding(failing), stop_on_first_crash=True
+        )
+        assert time.monotonic() - begun < HELD
+        assert plugins_of(cluster) == []
+    assert [run.status for run in results(outcomes).values()] == ["failed"]
+
+
+def plugins_of(cluster):
+    """Name what a scheduler would give to workers for us."""
+    return [name for name in cluster.scheduler.worker_plugins if name.startswith("neurostorm")]
+
+
+@needs_dask
+def test_workers_of_others_are_found_by_their_address_and_left_as_they_were(
+    work, fake, monkeypatch, caplog
+):
     from distributed import LocalCluster
 
     options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0"}
@@ -388,6 +447,25 @@ def test_workers_of_others_are_found_by_their_address(work, fake, tmp_path):
         with pytest.raises(UsageError, match="no worker of this cluster offers GPU") as caught:
             work(f"dask:{address}", fake, device="cuda")
         assert "--resources 'GPU=1'" in caught.value.fix
+        assert plugins_of(cluster) == []
+
+        def interrupted(client, *args):
+            assert len(plugins_of(cluster)) == 1
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(executor_dask, "_outcomes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            work(f"dask:{address}", fake)
+        assert plugins_of(cluster) == []
+
+        def left(client, *args):
+            client.sync(client.scheduler.unregister_worker_plugin, name=plugins_of(cluster)[0])
+            return outcomes
+
+        monkeypatch.setattr(executor_dask, "_outcomes", left)
+        with caplog.at_level("DEBUG", logger=executor_dask.__name__):
+            assert work(f"dask:{address}", fake)[0] == outcomes, "what was done is not lost"
+        assert "was not taken off every worker: ValueError" in caplog.text
 
 
 @needs_dask
