@@ -130,7 +130,13 @@ class Keeper:
                 self._keep(piece, done.anat, {})
 
     def keep_methods(
-        self, label: str, methods: str, *, pieces: Sequence[Piece], added: bool
+        self,
+        label: str,
+        methods: str,
+        *,
+        pieces: Sequence[Piece],
+        others: Sequence[Piece] = (),
+        added: bool,
     ) -> None:
         """Keep the paragraph for the methods section; what was made later is a further one.
 
@@ -145,9 +151,11 @@ class Keeper:
             What was done.
         pieces : sequence of Piece
             What the call was asked for; those that are not held are what it made.
+        others : sequence of Piece
+            Further pieces of the participant, which were not asked for this time.
         added : bool
-            Whether it adds to what was done before. It also does if another call has meanwhile
-            kept, and told of, some of the pieces.
+            Whether it adds to what was done before. It also does if some of the pieces, or of the
+            others, are kept and told of: by another call meanwhile, or one run after the other.
         """
         if not methods:
             return
@@ -157,7 +165,8 @@ class Keeper:
         told = set(record["settings"].get("told", ())) if path.is_file() else set()
         if made <= told:  # the same keys: what was said of them holds
             return
-        added = added or bool(told & {p.unit.key for p in pieces if p.held(self.call)})
+        known = (*pieces, *others)
+        added = added or bool(told & {p.unit.key for p in known if p.held(self.call)})
         told = told if added else set()
         before = path.read_text(encoding="utf-8") if added and path.is_file() else ""
         if methods in before:

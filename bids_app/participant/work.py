@@ -175,7 +175,7 @@ def _make_stale(
         if not call.is_over(progress):
             # What goes wrong with a part says nothing of runs that are done, or not tried.
             with contained(*(progress[name] for name in part or names)):
-                _make(participant, anat, part, replace(call, plan=plan), progress)
+                _make(participant, anat, part, replace(call, plan=plan), progress, others=runs)
 
 
 def _quality(root: Path, name: str) -> Mapping[str, Any] | None:
@@ -190,8 +190,10 @@ def _make(
     stale: Mapping[str, RunPieces],
     call: Call,
     progress: Mapping[str, Progress],
+    *,
+    others: Mapping[str, RunPieces],
 ) -> None:
-    """Preprocess what is stale and take the files into the output folder."""
+    """Preprocess what is stale and take the files into the output folder, beside `others`."""
     label = participant.label
     wanted = want(participant, anat, stale, call)
     held = wanted.anat is not None or anat is None
@@ -217,6 +219,7 @@ def _make(
         label,
         done.methods,
         pieces=[*(anat.all if anat else ()), *(p for run in stale.values() for p in run.all)],
+        others=[piece for run in others.values() for piece in run.all],
         added=wanted.anat is not None or bool(wanted.fits),
     )
     if anat and done.anat:

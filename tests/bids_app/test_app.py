@@ -449,6 +449,28 @@ def test_an_exception_at_one_run_says_nothing_of_those_before_and_after_it(
     assert not list(logs.glob("*run-3_report.json"))
 
 
+@pytest.mark.parametrize("failing", [None, "sub-05_task-rest_run-2"])
+def test_methods_of_runs_that_were_made_one_by_one_are_all_kept(
+    settings, fake, dataset, tmp_path, failing
+):
+    dataset.participant("05", runs=("1", "2", "3"), t1w=False)
+    engines = fake.engines()
+
+    def preprocess(wanted, **words):
+        done = engines.preprocess(wanted, **words)
+        return replace(done, methods="; ".join(f"Made {run.name}." for run in wanted.runs))
+
+    asked = settings(participant_label=["05"], stop_on_first_crash=True)
+    if failing:
+        fake.broken[failing] = CorruptImageError("no volumes", fix="convert it again")
+        run_app(asked, engines=replace(engines, preprocess=preprocess))
+        fake.broken.clear()
+    result = run_app(asked, engines=replace(engines, preprocess=preprocess))
+    assert result.exit_code == ExitCode.SUCCESS
+    told = (tmp_path / "out" / "logs" / "sub-05_methods.md").read_text()
+    assert told.split() == " ".join(f"Made sub-05_task-rest_run-{n}." for n in (1, 2, 3)).split()
+
+
 def test_a_run_without_room_ends_the_work_on_its_participant_when_asked(call, fake, monkeypatch):
     real = admission.need_of_run
 
