@@ -53,10 +53,14 @@ PAGE: Final = "group page"
 
 @dataclass(slots=True)
 class _Told:
-    """What went wrong so far, by the run or the model that it went wrong with; what was written."""
+    """What went wrong so far, by the run or the model that it went wrong with; what was written.
+
+    A model without an index of all its runs is not in ``indexed``.
+    """
 
     progress: dict[str, Progress] = field(default_factory=dict)
     written: dict[str, bool] = field(default_factory=dict)
+    indexed: list[str] = field(default_factory=list)
 
     def of(self, name: str) -> Progress:
         """Where errors of a run or of a model are put."""
@@ -137,23 +141,25 @@ def run_group(settings: Settings, engines: Engines, begin: float) -> AppResult:
             page, told.written[PAGE] = _write_page(collected, ledger, engines)
         told.close(PAGE)
     new |= outcome.written or any(told.written.values())
-    counts = ", ".join(f"{len(one.rows)} runs of {label}" for label, one in collected.items())
+    counts = ", ".join(f"{len(collected[label].rows)} runs of {label}" for label in told.indexed)
     took = f"indexed {counts or 'nothing'} in {time.monotonic() - begin:.1f} s"
     line = took if new or not counts else f"nothing to do: {counts} are indexed already"
-    paths = [index_paths(root, label)["index"] for label in collected]
+    paths = [index_paths(root, label)["index"] for label in told.indexed]
     paths = [*paths, *outcome.paths, page]
-    lines = [line, *_limits(root, collected), *outcome.lines]
+    lines = [line, *_limits(root, collected, told.indexed), *outcome.lines]
     return told.result(begin=begin, lines=lines, written=new, paths=paths)
 
 
-def _limits(root: Path, collected: Mapping[str, Collected]) -> Iterator[str]:
+def _limits(
+    root: Path, collected: Mapping[str, Collected], indexed: Sequence[str]
+) -> Iterator[str]:
     """Say who is not in the tables, and which tables are of an earlier call."""
     everybody = {path.name for path in root.glob("sub-*") if path.is_dir()}
     for label, one in collected.items():
         if lacking := everybody - {f"sub-{row.participant}" for row in one.rows}:
             yield (
                 f"of {len(everybody)} participants in the folder, {len(lacking)} are not in the "
-                f"table and the index of {label}"
+                f"table {'and the index ' if label in indexed else ''}of {label}"
             )
     names = [path.name for path in sorted((root / "retrieval").glob("desc-*_index.faiss"))]
     labels = [name.removeprefix("desc-").removesuffix("_index.faiss") for name in names]
@@ -162,6 +168,11 @@ def _limits(root: Path, collected: Mapping[str, Collected]) -> Iterator[str]:
             yield (
                 f"the table and the index of {label} are of an earlier call: no run was collected "
                 "now; remove them if they are not wanted"
+            )
+        elif label not in indexed:
+            yield (
+                f"the index of {label} is of an earlier call: none could be built now; remove it "
+                "if it is not wanted"
             )
 
 
@@ -198,13 +209,16 @@ def _collect_all(
         with contained(told.of(label)):
             with stage(label, "collect runs"):
                 one = _collect(label, entries, known_tables(root, label), told, root=root)
-            with _logged(label, "build index"):
-                room = max(0, room - one.vectors.nbytes)
-                fresh = write_tables(one, ledger)
-                fresh |= write_index(one, ledger, kind=settings.prediction.index_kind, memory=room)
-            collected[label], told.written[label] = one, fresh
+            collected[label], told.written[label] = one, write_tables(one, ledger)
         if label not in collected:
             told.close(label)
+            continue
+        # A kind of index that these runs cannot have costs the index alone.
+        with contained(told.of(label)), _logged(label, "build index"):
+            room = max(0, room - one.vectors.nbytes)
+            kind = settings.prediction.index_kind
+            told.written[label] |= write_index(one, ledger, kind=kind, memory=room)
+            told.indexed.append(label)
     return collected
 
 

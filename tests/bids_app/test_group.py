@@ -323,6 +323,29 @@ def test_codes_of_too_few_runs_are_refused_by_model(group):
     assert "6 rows are too few to learn codes from" in result.runs[0].errors[0].what
 
 
+def test_a_model_without_an_index_keeps_all_else(group, out):
+    result = group(index_kind="pq", target=["age"], no_controls=True)
+    told = {run.name: [error.what for error in run.errors] for run in result.runs}
+    assert list(told) == ["connectome", "toy", "target age"]
+    assert all("6 rows are too few" in told[label][0] for label in ("connectome", "toy"))
+    assert "no embedding can be used" not in told["target age"][0]
+    for label in ("connectome", "toy"):
+        stem = out / "retrieval" / f"desc-{label}"
+        assert read_embedding(stem.with_name(f"{stem.name}_embedding.tsv")).shape == (6, 11)
+        assert stem.with_name(f"{stem.name}_reidentification.json").is_file()
+        assert not stem.with_name(f"{stem.name}_index.faiss").exists()
+    assert result.lines[0].startswith("indexed nothing in ")
+    assert [path.name for path in result.paths] == ["group.html"]
+
+
+def test_an_index_that_can_no_longer_be_built_is_said_to_be_of_an_earlier_call(group, out):
+    group()
+    lines = group(index_kind="pq").lines
+    assert not any("no run was collected now" in line for line in lines)
+    assert any(line.startswith("the index of toy is of an earlier call: none") for line in lines)
+    assert (out / "retrieval" / "desc-toy_index.faiss").is_file()
+
+
 def test_an_index_gets_what_the_vectors_leave_of_the_memory(group, monkeypatch):
     rooms = []
     real = retrieve.build_index
