@@ -51,8 +51,15 @@ def is_task(asked: str, tables: Iterable[TableFile]) -> bool:
     Raises
     ------
     UsageError
-        If ``task`` is a column as well.
+        If ``task`` is a column as well, or ``runs:task`` one of a file ``runs``.
     """
+    tables = list(tables)
+    namesake = next((one for one in tables if one.stem == RUNS and TASK in one.columns), None)
+    if namesake is not None and asked in {TASK, f"{RUNS}:{TASK}"}:
+        raise UsageError(
+            f"{RUNS}:{TASK} is the task of the runs, and the column {TASK!r} of {namesake.shown}",
+            fix=f"rename the file, so that {RUNS}:{TASK} means one thing",
+        )
     if asked == TASK:
         having = next((table for table in tables if TASK in table.columns), None)
         if having is not None:

@@ -320,3 +320,18 @@ def test_a_column_of_the_same_name_has_to_be_told_apart(world):
     assert world.evaluation()["Cohort"]["RowIs"] == "run"
     assert code(world.predict("participants:task")) == 0
     assert world.evaluation()["Cohort"]["RowIs"] == "participant"
+
+
+@pytest.mark.parametrize("asked", ["task", "runs:task"])
+def test_a_table_named_runs_with_a_column_task_is_refused(world, asked):
+    """Both words would mean the task of the runs, and nothing the column."""
+    world.fill(effect=4.0)
+    (world.bids / "phenotype").mkdir()
+    scores = "\n".join(f"sub-{p}\t{20.5 + i}" for i, p in enumerate(PEOPLE))
+    (world.bids / "phenotype" / "runs.tsv").write_text(f"participant_id\ttask\n{scores}\n")
+    outcome = world.predict(asked)
+    assert code(outcome) == 64
+    told = error_of(outcome, asked)
+    assert "runs:task is the task of the runs, and the column 'task' of" in told.what
+    assert "runs.tsv" in told.what
+    assert told.fix == "rename the file, so that runs:task means one thing"
