@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from neurostorm_app.bids_app.report.panels import Fact, Notice, attempt
@@ -22,8 +23,10 @@ _PAGE = "report"
 _WORTH = 0.05
 """Seconds below which a step is not listed."""
 _HOME = re.compile(r"(?<![\w>])(?:file://)?/(?:[^\s\"',:]+/)+")
-"""Folders of a machine, which may hold a person's name; the file's own name stays, and so do the
-folders of a dataset: no slash stands before them."""
+"""Folders of a machine inside a text, which may hold a person's name; the file's own name stays,
+and so do the folders of a dataset: no slash stands before them."""
+_WHOLE = re.compile(r"(?:file://)?/.*")
+"""A text that is an absolute path, whatever stands in its folders."""
 _RUN = re.compile(r"^run0*(\d+)\.")
 _FIELD = re.compile(r"^fmap0*(\d+)\.")
 
@@ -214,14 +217,31 @@ def _unit(name: str, record: Mapping[str, Any]) -> Unit:
         energy=_numbers(record.get("energy")),
         run=str(record.get("run") or ""),
         model=str(record.get("model") or ""),
-        settings=_HOME.sub("", json.dumps(settings, indent=2, sort_keys=True, default=str)),
+        settings=json.dumps(_homeless(settings), indent=2, sort_keys=True, default=str),
     )
+
+
+def _homeless(said: Any) -> Any:
+    """Take the folders of a machine out of all texts of what JSON can hold.
+
+    Examples
+    --------
+    >>> _homeless(["/mnt/Lab Drive/jane/a.nii", "of /home/jane/a.nii", "bids:raw:sub-01/a.nii"])
+    ['a.nii', 'of a.nii', 'bids:raw:sub-01/a.nii']
+    """
+    if isinstance(said, dict):
+        return {_homeless(key): _homeless(value) for key, value in said.items()}
+    if isinstance(said, list):
+        return [_homeless(value) for value in said]
+    if not isinstance(said, str):
+        return said
+    return PurePosixPath(said).name if _WHOLE.fullmatch(said) else _HOME.sub("", said)
 
 
 def _hashes(found: Any) -> list[Fact]:
     """List files with their hashes; none if the record holds none."""
     return [
-        Fact(label=_HOME.sub("", str(role)), value=_HOME.sub("", _digest(value)))
+        Fact(label=_homeless(str(role)), value=_homeless(_digest(value)))
         for role, value in (found.items() if isinstance(found, dict) else ())
     ]
 

@@ -122,6 +122,28 @@ def test_hashes_of_inputs_and_outputs_are_shown_by_their_paths_in_the_datasets(t
     assert "jane" not in page
 
 
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("/mnt/Lab Drive/jane/atlas.nii.gz", "atlas.nii.gz"),
+        ("/data/x,y/jane/z.nii", "z.nii"),
+        ("file:///data/jane's/z.nii", "z.nii"),
+        ("a\n/home/jane/x", "a\nx"),
+        ("read of /home/jane/x", "read of x"),
+        ("bids:raw:sub-01/func/x_bold.nii.gz", None),
+        ("sub-01/anat/sub-01_dseg.nii.gz", None),
+        ("<BIDS_DIR>/sub-01/anat/x.nii", None),
+    ],
+)
+def test_of_a_path_of_the_machine_the_name_of_the_file_is_shown(tree, said, shown):
+    settings = {"atlas": said, "more": [{said: 3}]}
+    record(tree, "sub-01_anat", inputs={said: "cd34" * 16}, settings=settings)
+    [unit] = read_history(tree.root, "01").units
+    shown = said if shown is None else shown
+    assert [fact.label for fact in unit.inputs] == [shown]
+    assert json.loads(unit.settings) == {"atlas": shown, "more": [{shown: 3}]}
+
+
 @pytest.mark.parametrize("damage", [["a"], "a", 3, None])
 def test_a_record_without_hashes_has_none(tree, damage):
     record(tree, "sub-01_anat", inputs=damage, outputs=damage)
