@@ -131,20 +131,20 @@ def check_folder(root: Path, labels: Sequence[str] = (), asked: Sequence[Asked] 
     NoInputError
         If there is no such folder, or no run in it.
     NothingSelectedError
-        If one of the participants has no run.
+        If one of the participants has no run, and others have.
     """
     if not root.is_dir():
         raise NoInputError(f"{root} is no folder", fix="check the path; is it mounted?")
     folder = list_folder(root, labels)
     runs = find_runs(folder)
     here = {run.participant for run in runs}
-    for label in labels:
-        if label not in here:
-            others = {run.participant for run in find_runs(list_folder(root))}
-            raise NothingSelectedError(
-                f"{root} holds no BOLD run of a derivative of participant {label!r}",
-                fix=closest(label, sorted(others)) or "check --participant-label",
-            )
+    lacking = [label for label in labels if label not in here]
+    others = here | {run.participant for run in find_runs(list_folder(root))} if lacking else here
+    if lacking and others:
+        raise NothingSelectedError(
+            f"{root} holds no BOLD run of a derivative of participant {lacking[0]!r}",
+            fix=closest(lacking[0], sorted(others)) or "check --participant-label",
+        )
     if not runs:
         raise NoInputError(
             f"{root} holds no BOLD run of a derivative; expected sub-*/[ses-*/]func/",
