@@ -247,6 +247,24 @@ def test_every_damage_that_matters_is_seen(original, tmp_path):
     assert unseen == {"none", "first row n/a", "no series in NLin6"}
 
 
+@pytest.mark.parametrize(
+    ("column", "lacking"),
+    [("framewise_displacement", []), ("std_dvars", []), ("csf", ["simple", "scrubbing"])],
+)
+def test_an_infinite_number_counts_where_a_column_is_regressed_out(
+    column, lacking, original, tmp_path
+):
+    tree = damage.Tree(original, tmp_path / "tree")
+    path = tree.root / f"{TABLE}.tsv"
+    header, first, second, *rest = path.read_text().splitlines()
+    cells = second.split("\t")
+    cells[header.split("\t").index(column)] = "inf"
+    path.unlink()  # the original may be linked
+    path.write_text("\n".join([header, first, "\t".join(cells), *rest]) + "\n")
+    uses = verdicts(tree.root)["nilearn"].uses
+    assert [use.name for use in uses if use.lacking and use.name != "ica_aroma"] == lacking
+
+
 @pytest.mark.parametrize("name", ["no rmsd", "no trans_x", "motion in words"])
 def test_xcpd_reads_the_motion_whatever_is_regressed_out(name, original, tmp_path):
     tree = damage.Tree(original, tmp_path / "tree")
@@ -426,6 +444,8 @@ def test_what_is_required_and_not_accepted_ends_in_an_error(original, tmp_path, 
 def test_a_folder_without_runs_is_no_derivative(tmp_path):
     with pytest.raises(NoInputError, match="holds no BOLD run of a derivative"):
         check_folder(tmp_path)
+    with pytest.raises(NoInputError, match="holds no BOLD run of a derivative"):
+        check_folder(tmp_path, ["01"])
 
 
 def test_a_participant_without_a_run_is_not_passed_over(original, capsys):
