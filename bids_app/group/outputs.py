@@ -202,7 +202,8 @@ def write_index(
     kind : {'auto', 'exact', 'ivf', 'hnsw', 'pq'}
         How rows are found.
     memory : int, optional
-        Bytes the index may take, beside what is held; by default what this job may use.
+        Bytes that 'auto' chooses by: what the index may take beside what is held; by default what
+        this job may use. Another kind takes what it takes.
     """
 
     def write() -> dict[Path, str]:
