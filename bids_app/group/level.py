@@ -24,6 +24,7 @@ from neurostorm_app.bids_app.group.outputs import (
     write_index,
     write_tables,
 )
+from neurostorm_app.bids_app.group.prediction_paths import all_leftovers
 from neurostorm_app.bids_app.group.predictions import predict_targets
 from neurostorm_app.bids_app.group.reidentification import choose_draws, write_reidentification
 from neurostorm_app.bids_app.group.rows import Entry, find_embeddings, survey
@@ -277,7 +278,7 @@ def _collect_part(
 
 
 def _write_page(collected: Iterable[str], ledger: Ledger, engines: Engines) -> tuple[Path, bool]:
-    """Write the group page if the indices or the runs' reports have changed."""
+    """Write the group page if what it shows has changed."""
     root, page = ledger.root, ledger.root / "group.html"
     units = [
         f"desc-{label}_{what}" for label in collected for what in ("index", "reidentification")
@@ -287,6 +288,7 @@ def _write_page(collected: Iterable[str], ledger: Ledger, engines: Engines) -> t
     for kind in ("report", "measures"):
         for path in sorted((root / "logs").glob(f"sub-*_{kind}.json")):
             inputs[path.name] = sha256_of(path)
+    inputs |= {f"leftovers of {label}": told for label, told in all_leftovers(ledger).items()}
     shown = {"strict": ledger.rules.strict}
     unit = Unit(name="group_report", kind="report", about={}, settings=shown, inputs=inputs)
 

@@ -176,7 +176,7 @@ def _predict(asked: str, label: str, call: _Call, outcome: Outcome) -> None:
     progress.outputs += outputs
     outcome.paths.append(paths["table"])
     outcome.lines += _verdicts(paths["json"])
-    for told in tell_leftovers(label, find_leftovers(root, label, {root / n for n in outputs})):
+    for told in tell_leftovers(label, find_leftovers(call.ledger, label)):
         outcome.lines.append(f"{told}; remove what is not wanted")
 
 
@@ -244,7 +244,6 @@ def _write(
     if call.options.save_heads:
         written |= _write_heads(label, gathered, comparison, design, call)
     notes = limit_verdicts(comparison, call.collected, gathered.cohort.target.name)
-    notes += tell_leftovers(label, find_leftovers(root, label, written))
     content = describe_evaluation(gathered, comparison, design, sources=sources, notes=notes)
     table = evaluation_table(comparison, primary_metric(gathered.cohort.target))
     written[paths["table"]] = write_text(paths["table"], table, root=root)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from neurostorm_app.bids_app.group.prediction_paths import all_leftovers
+from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.report.panels import (
     Fact,
     Notice,
@@ -121,7 +123,8 @@ def read_targets(output_dir: Path, notices: list[Notice]) -> list[TargetSection]
         Gets one for each damaged file.
     """
     paths = sorted((output_dir / "prediction").glob("target-*_evaluation.json"))
-    sections = [attempt(notices, partial(_read_target, path)) for path in paths]
+    left = all_leftovers(Ledger(output_dir))
+    sections = [attempt(notices, partial(_read_target, path, left)) for path in paths]
     return [section for section in sections if section is not None]
 
 
@@ -143,9 +146,12 @@ def read_recognition(output_dir: Path, notices: list[Notice]) -> dict[str, str]:
     return found
 
 
-def _read_target(path: Path) -> TargetSection:
+def _read_target(path: Path, left: Mapping[str, str]) -> TargetSection:
+    label = path.name.removeprefix("target-").removesuffix("_evaluation.json")
     with expecting("evaluation", path):
-        return _section(read_json(path), path)
+        section = _section(read_json(path), path)
+    section.notes.extend([left[label]] if label in left else [])
+    return section
 
 
 def _read_recognised(path: Path) -> str:

@@ -26,7 +26,9 @@ from neurostorm_app.bids_app.group import level as group_module
 from neurostorm_app.bids_app.group import outputs as group_outputs
 from neurostorm_app.bids_app.group.level import find_embeddings
 from neurostorm_app.bids_app.group.lock import alone
+from neurostorm_app.bids_app.group.prediction_paths import all_leftovers
 from neurostorm_app.bids_app.progress.board import Board
+from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.errors import (
     ExitCode,
     NothingSelectedError,
@@ -167,6 +169,27 @@ def test_a_new_embedding_brings_back_its_index_alone(group, out, rng):
     write_vector(out, "04", "1", "connectome", vector)
     assert "7 runs of connectome" in group().summary()
     assert (out / "retrieval" / "desc-toy_index.faiss").stat().st_mtime_ns == before
+
+
+def test_the_page_follows_what_is_left_from_earlier_evaluations(group, fake, out):
+    """The page names it; when it is gone, the page is drawn again and says so no longer."""
+    left = out / "phenotype" / "toy_old.tsv"
+    written = {"key": "ab", "kind": "prediction", "outputs": {}}
+    for path, content in (
+        (out / "prediction" / "target-old_evaluation.json", {}),
+        (out / "prov" / "target-old_evaluation.json", written),
+        (left.with_suffix(".json"), {"NotForDiagnosis": True}),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+    left.write_text("participant_id\tx\n")
+    assert all_leftovers(Ledger(out))["old"].endswith("not of this one: phenotype/toy_old.tsv")
+    assert group().written
+    assert not group().written
+    left.unlink()
+    assert group().written
+    assert fake.calls["group page"] == 1
+    assert all_leftovers(Ledger(out)) == {}
 
 
 def test_participants_can_be_selected(group):

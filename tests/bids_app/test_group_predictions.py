@@ -21,6 +21,7 @@ from neurostorm_app.bids_app.group.rows import find_embeddings
 from neurostorm_app.bids_app.group.tables import find_tables
 from neurostorm_app.bids_app.inputs.validation import validate
 from neurostorm_app.bids_app.provenance import Ledger
+from neurostorm_app.bids_app.report.predictions import read_targets
 from neurostorm_app.bids_app.settings import build_settings
 from neurostorm_app.errors import UsageError
 from neurostorm_app.pipelines.evaluate.cohort import Evaluation
@@ -241,16 +242,19 @@ def test_files_that_a_later_call_does_not_write_again_are_named_and_stay(world):
         "prediction/target-age_desc-toy_head.safetensors",
     ]
     told = "left from an earlier evaluation of age, and not of this one: "
-    notes = world.read("prediction/target-age_evaluation.json")["Notes"]
-    assert told + ", ".join(left) in notes
+    assert told + ", ".join(left) in read_targets(world.out, [])[0].notes
     assert outcome.lines[1:] == [told + ", ".join(left) + "; remove what is not wanted"]
     assert all((world.out / name).is_file() for name in left)
     (world.out / left[0]).unlink()
     again = world.predict("age", permutations=0, save_heads=True)  # one of the heads is new again
     assert again.lines[1:] == [f"{told}{left[2]}; remove what is not wanted"]
+    assert told + left[2] in read_targets(world.out, [])[0].notes
     (world.out / left[2]).unlink()
     again = world.predict("age", permutations=0, save_heads=True)
     assert (again.written, len(again.lines)) == (False, 1)
+    assert not any(told in note for note in read_targets(world.out, [])[0].notes)
+    (world.out / "prov" / "target-age_evaluation.json").unlink()
+    assert not any(told in note for note in read_targets(world.out, [])[0].notes)
 
 
 def test_people_without_a_label_do_not_redo_a_target(small):
