@@ -6,6 +6,7 @@ import logging
 import tempfile
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,7 +118,9 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
     )
     models, missing = _find_models(settings, engines) if settings.runs_models else ((), {})
     with stage("dataset", "find runs"):
-        found = find_runs(settings)
+        # A dry run writes nothing, and removes nothing.
+        forget = None if execution.dry_run else partial(forget_renamed, root=settings.output_dir)
+        found = find_runs(settings, look=forget)
     if not execution.skip_bids_validation:
         _validate(settings, found)
     with ExitStack() as stack:
@@ -152,7 +155,6 @@ def _participant_level(settings: Settings, engines: Engines, begin: float) -> Ap
 def _work(found: Found, call: Call, begin: float) -> AppResult:
     """Work through the participants; none of them stops the others."""
     tell(Planned(names=_names(found, call), memory=call.plan.memory))
-    forget_renamed(found, call.root)
     results = [failed(name, error, call) for name, error in found.failed.items()]
     outcomes: list[Outcome] = []
     if not (call.stops and results):

@@ -91,14 +91,12 @@ def forget_renamed(found: Found, root: Path) -> None:
     Parameters
     ----------
     found : Found
-        What was found of some participants; reports of others stay.
+        What was found of some participants; reports of others, and of those that were not listed
+        to the end, stay.
     root : Path
         The output folder.
     """
-    names = {f"sub-{participant.label}" for participant in found.participants}
-    names |= {name.partition("_")[0] for name in found.failed}
-    # A participant with an error of its own may not have been listed to the end.
-    looked_at = names - found.failed.keys()
+    looked_at = {f"sub-{label}" for label in found.listed}
     logs = root / "logs"
     for path in logs.iterdir() if logs.is_dir() else ():
         name = path.name.removesuffix("_report.json")

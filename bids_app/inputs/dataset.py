@@ -26,7 +26,7 @@ from neurostorm_app.errors import AppError, BidsError, NoInputError, NothingSele
 from neurostorm_app.pipelines.header import check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from neurostorm_app.bids_app.inputs.acquisitions import Files
@@ -79,10 +79,13 @@ class Found:
         With at least one usable run each.
     failed : dict
         Errors by the name of the run, or of the participant if none of its runs is known.
+    listed : set of str
+        Labels of participants whose images were listed to the end, with runs or without.
     """
 
     participants: list[Participant] = field(default_factory=list)
     failed: dict[str, AppError] = field(default_factory=dict)
+    listed: set[str] = field(default_factory=set)
 
 
 def list_participants(root: Path) -> list[str]:
@@ -93,8 +96,15 @@ def list_participants(root: Path) -> list[str]:
     return sorted(label for label in labels if LABEL.fullmatch(label))
 
 
-def find_runs(settings: Settings) -> Found:
+def find_runs(settings: Settings, *, look: Callable[[Found], None] | None = None) -> Found:
     """Find what the settings select.
+
+    Parameters
+    ----------
+    settings : Settings
+        Dataset and selection.
+    look : callable or None
+        Is shown what was found, even if it is going to be refused.
 
     Raises
     ------
@@ -124,8 +134,11 @@ def find_runs(settings: Settings) -> Found:
             folder = root / f"sub-{label}"
             files = listed.get(label, ()) if listed is not None else _list(folder, found)
             _add_participant(found, label, settings, (trees, filters, sidecars), files)
+            found.listed |= {label} if folder.name not in found.failed else set()
         except (AppError, OSError) as error:
             found.failed[f"sub-{label}"] = as_app_error(error)
+    if look is not None:
+        look(found)
     if not found.participants and all(
         isinstance(error, NothingSelectedError) for error in found.failed.values()
     ):

@@ -26,7 +26,14 @@ from neurostorm_app.bids_app.participant.needs import memory_of_run
 from neurostorm_app.bids_app.participant.units import Call
 from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.words.options import Execution
-from neurostorm_app.errors import CorruptImageError, ExitCode, TemporaryError, UsageError
+from neurostorm_app.errors import (
+    AppError,
+    CorruptImageError,
+    ExitCode,
+    NothingSelectedError,
+    TemporaryError,
+    UsageError,
+)
 from neurostorm_app.pipelines.need import Need, Step
 from neurostorm_app.pipelines.resources import Plan
 
@@ -233,6 +240,29 @@ def test_bad_names_of_many_participants_are_all_told_until_they_are_mended(
     assert (sorted(standing.failed), standing.done) == ([0], [1])
 
 
+@pytest.mark.parametrize(("options", "code"), [({}, 0), ({"participant_label": ["03"]}, 18)])
+def test_a_bad_name_is_forgotten_though_the_participant_has_no_run(
+    settings, fake, dataset, tmp_path, options, code
+):
+    dataset.participant("03", runs=())
+    place = dataset.root / "sub-03" / "func"
+    place.mkdir(parents=True)
+    path = misname(dataset, "01", "x_bold.nii.gz").rename(place / "sub-03_task-re st_bold.nii.gz")
+    assert run_app(settings(), engines=fake.engines()).exit_code == ExitCode.DATA
+    labels = ["01", "02", "03"]
+    assert read_standing(tmp_path / "out", labels, ["connectome"]).failed.keys() == {2}
+    path.unlink()
+    with contextlib.suppress(NothingSelectedError):
+        run_app(settings(dry_run=True, **options), engines=fake.engines())
+    assert len(list((tmp_path / "out" / "logs").glob("sub-03_file-*"))) == 1
+    try:
+        found = run_app(settings(**options), engines=fake.engines()).exit_code
+    except AppError as error:
+        found = error.exit_code
+    assert found == code
+    assert not read_standing(tmp_path / "out", labels, ["connectome"]).failed
+
+
 def test_what_was_not_listed_to_the_end_forgets_nothing(tmp_path):
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -240,8 +270,8 @@ def test_what_was_not_listed_to_the_end_forgets_nothing(tmp_path):
     for name in [*names, "sub-02_task-rest"]:
         (logs / f"{name}_report.json").touch()
     error = CorruptImageError("bad", fix="none")
-    found = Found(failed={"sub-01": error, "sub-01_task-a": error, "sub-02_task-a": error})
-    found.failed[names[2]] = error
+    failures = {"sub-01": error, "sub-01_task-a": error, "sub-02_task-a": error}
+    found = Found(failed={**failures, names[2]: error}, listed={"02", "03"})
     forget_renamed(found, tmp_path)
     left = [path.name.removesuffix("_report.json") for path in logs.iterdir()]
     assert sorted(left) == [names[0], "sub-02_task-rest", names[2], names[3]]
