@@ -279,7 +279,7 @@ def _unmatched(found: Found, root: Path, selection: Selection) -> list[str]:
         have = {match[1] for name in (*runs, *found.failed) if (match := pattern.search(name))}
         for label in getattr(selection, option):
             if (label.lstrip("0") or "0") not in have:
-                said = suggest_label(root, {option: (label,)})
+                said = suggest_label(root, {option: (label,)}, names=(*runs, *found.failed))
                 told.append(said or f"--{option.replace('_', '-')} {label}")
     return told
 

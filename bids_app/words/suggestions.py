@@ -10,7 +10,7 @@ from neurostorm_app.bids_app.words.values import closest
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 __all__ = ["ASKED", "suggest_label", "suggest_option", "suggest_value"]
@@ -73,7 +73,9 @@ def suggest_value(value: object, message: str) -> str:
     return closest(str(value), dict.fromkeys(known))
 
 
-def suggest_label(root: Path, asked: Mapping[str, tuple[str, ...]]) -> str:
+def suggest_label(
+    root: Path, asked: Mapping[str, tuple[str, ...]], *, names: Iterable[str] = ()
+) -> str:
     """Suggest labels of sessions, tasks, runs and echoes for those that no file has.
 
     Parameters
@@ -82,13 +84,16 @@ def suggest_label(root: Path, asked: Mapping[str, tuple[str, ...]]) -> str:
         The dataset.
     asked : mapping of str to tuple of str
         Labels by the option that they were given to.
+    names : iterable of str
+        Further runs that are there, such as those of a derivative.
 
     Returns
     -------
     str
         Empty if all that was asked is there.
     """
-    names = [
+    there = list(names)
+    there += [
         path.name
         for folder in islice(sorted(root.glob("sub-*")), MOST)
         for depth in ("func", "ses-*/func")
@@ -96,12 +101,12 @@ def suggest_label(root: Path, asked: Mapping[str, tuple[str, ...]]) -> str:
     ]
     said = []
     for field, key in ASKED.items():
-        found = {m[1] for name in names for m in re.finditer(rf"_{key}-([^_.]+)", name)}
+        found = {m[1] for name in there for m in re.finditer(rf"_{key}-([^_.]+)", name)}
         for label in asked.get(field, ()):
             # Runs and echoes are compared as numbers.
             if label.lstrip("0") not in {name.lstrip("0") for name in found}:
                 option = "--" + field.replace("_", "-")
-                there = ", ".join(sorted(found)[:10]) or "none"
+                some = ", ".join(sorted(found)[:10]) or "none"
                 near = closest(label, sorted(found))
-                said.append(f"{option} {label}: {near or f'there are {there}'}")
+                said.append(f"{option} {label}: {near or f'there are {some}'}")
     return "; ".join(said)

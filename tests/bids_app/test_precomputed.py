@@ -132,6 +132,13 @@ def test_selection_holds_for_derivatives(settings, tree):
     assert not [item for p in found.participants for item in p.precomputed]
 
 
+def test_a_label_that_no_run_of_a_derivative_has_is_told_with_the_nearest(settings, tree, caplog):
+    tree.series(run="sub-01_task-movie")
+    find_runs(settings(derivatives={"prep": tree.root}, task_label=["movie", "movei", "x"]))
+    assert "no run is selected by --task-label movei: did you mean movie?" in caplog.text
+    assert "no run is selected by --task-label x: there are movie, rest" in caplog.text
+
+
 def test_a_series_that_cannot_be_read_fails_its_run(found, tree):
     tree.series().write_bytes(b"no image")
     assert isinstance(found(), CorruptImageError)
