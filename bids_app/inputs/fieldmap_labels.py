@@ -1,7 +1,9 @@
 """The labels of field maps in names of outputs: as fMRIPrep makes them, where they tell of nobody.
 
-``B0FieldIdentifier`` is free text. That of a program, such as ``pepolar_fmap0``, is passed on; what
-is too long for the name of a file, or may be a person's name, a date or a serial number, is not.
+``B0FieldIdentifier`` is free text. One plain word, such as ``pepolar_fmap0``, is passed on; of what
+has spaces or other signs, is longer than 40 letters, or holds a year or six digits in a row, only a
+number is. A single name (``JaneDoe``) or a short serial number (``SN-4711``) cannot be told from
+the word of a program: under ``--privacy strict`` all field maps are numbered.
 """
 
 from __future__ import annotations
