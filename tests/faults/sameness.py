@@ -81,9 +81,12 @@ def mask(content: Any, place: str, fields: list[str]) -> Any:
 
 
 def differences(out: Path, whole: Path) -> dict[str, int]:
-    """Name what is lacking, differs or is too much in `out`, with the bytes of `whole` so lost."""
+    """Name what is lacking, differs or is too much in `out`, with the bytes of `whole` so lost.
+
+    By a file too many nothing is lost.
+    """
     here, there = files_of(out), files_of(whole)
-    found = {name: here[name].stat().st_size for name in here.keys() - there.keys()}
+    found = dict.fromkeys(sorted(here.keys() - there.keys()), 0)
     for name, path in there.items():
         if name not in here or not same(name, here[name], path):
             found[name] = path.stat().st_size

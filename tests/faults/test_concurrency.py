@@ -122,11 +122,13 @@ def test_what_a_round_lost_is_counted_in_bytes(tmp_path):
         (tmp_path / name / "kept.tsv").write_text("the same")
     (tmp_path / "whole" / "sub-02_embedding.tsv").write_text("gone")
     (tmp_path / "out" / "logs" / "call_settings.toml").write_text("asked = 1")
+    (tmp_path / "out" / "sub-03_embedding.tsv").write_text("of nobody")
     harm = Harm()
     harm.compare(tmp_path / "bids")
     assert sorted(harm.wrong) == [
         "differs: sub-01_embedding.tsv",
         "differs: sub-02_embedding.tsv",
+        "differs: sub-03_embedding.tsv",
     ]
     assert harm.bytes_lost == 14
 
