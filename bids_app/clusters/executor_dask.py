@@ -233,7 +233,9 @@ def _asked(
     """Say what a unit asks of a worker.
 
     One for which there is too little goes where there is most, and is refused there if it still
-    lacks what does not fit; else it would wait for ever.
+    lacks what does not fit; else it would wait for ever. What is offered was read when the call
+    began: a worker that registers later is not counted on, and where the only one that is large
+    enough leaves, the unit waits until another one like it is there.
     """
     if "MEMORY" not in offered:
         return offered
