@@ -8,6 +8,7 @@ slices, y to the right of sagittal ones.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -104,8 +105,16 @@ def near(volume: Volume, mask: Volume, margin: float) -> Volume:
     inside = onto(mask, volume.grid) > 0.5
     if not inside.any():  # distances to nothing are no distances
         return Volume(np.zeros_like(volume.data), volume.grid)
-    away = ndimage.distance_transform_edt(~inside, sampling=volume.grid.zooms)
-    return Volume(np.where(away <= margin, volume.data, 0), volume.grid)
+    kept = np.zeros_like(volume.data)
+    reach = [math.ceil(margin / zoom) for zoom in volume.grid.zooms]
+    (mask_box,) = ndimage.find_objects(inside.astype(np.uint8))
+    box = tuple(
+        slice(max(0, edge.start - n), edge.stop + n)
+        for edge, n in zip(mask_box, reach, strict=True)
+    )
+    away = ndimage.distance_transform_edt(~inside[box], sampling=volume.grid.zooms)
+    kept[box] = np.where(away <= margin, volume.data[box], 0)
+    return Volume(kept, volume.grid)
 
 
 def mask_overlap(mask: Volume, reference: Volume) -> tuple[float, float]:
