@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +39,56 @@ def tally(record_property):
         record_property(PROPERTY, [kind, injected, survived, bytes_lost])
 
     return count
+
+
+@pytest.fixture(scope="session")
+def one_head(tmp_path_factory):
+    """Eight phantom participants of one head with a run each in bids/, its anatomy in anatomy/.
+
+    It is estimated once for all processes that test: a registration for each would take most of
+    the time of tests of lost nodes and workers, and tell nothing more of these.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    study = base / "one-head"
+    with (base / "one-head.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not study.exists():
+            aside = base / "one-head.part"
+            shutil.rmtree(aside, ignore_errors=True)
+            make_one_head(aside)
+            aside.rename(study)
+    return study
+
+
+def make_one_head(folder, n=8):
+    one, bids, anatomy = folder / "one", folder / "bids", folder / "anatomy"
+    amount = ["--participants", 1, "--runs", n, "--volumes", 24, "--scale", "tiny"]
+    tool("neurostorm-tools", "phantom", one, *amount)
+    space = ["--output-spaces", "MNI152NLin6Asym:res-native"]
+    tool("neurostorm-app", one, anatomy, "participant", "--anat-only", *space)
+    bids.mkdir()
+    shutil.copy(one / "dataset_description.json", bids)
+    for number in range(n, 0, -1):
+        own = f"sub-{number:02}"
+        for path in (one / "sub-01" / "func").glob(f"*_run-{number}_*"):
+            name = path.name.replace("sub-01", own).replace(f"_run-{number}_", "_run-1_")
+            copy(path, bids / own / "func" / name)
+        for root, target in ((one, bids), (anatomy, anatomy)):
+            for path in (root / "sub-01" / "anat").iterdir():
+                copy(path, target / own / "anat" / path.name.replace("sub-01", own))
+
+
+def tool(name, *words):
+    """Call a command of the app, which is to succeed."""
+    command = [Path(sys.executable).with_name(name), *words]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+
+
+def copy(path, target):
+    if path != target:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
 
 
 def pytest_collection_modifyitems(items):

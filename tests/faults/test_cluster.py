@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import json
 import re
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -113,11 +112,8 @@ class Study:
         return [line for line in lines if line.startswith(" ".join(words))]
 
 
-def test_eight_phantom_participants_go_all_the_way(tmp_path, capsys, tally):
-    words = ["phantom", tmp_path / "bids", "--participants", N, "--runs", 1, "--volumes", 24]
-    tools = [Path(sys.executable).with_name("neurostorm-tools"), *words, "--scale", "tiny"]
-    subprocess.run(list(map(str, tools)), check=True, capture_output=True)
-    words, options = scripts(tmp_path)
+def test_eight_phantom_participants_go_all_the_way(one_head, tmp_path, capsys, tally):
+    words, options = scripts(tmp_path, one_head)
     lost, logs = all_the_way(tmp_path, tally)
     assert lost["JobState"] == "COMPLETED", logs
     assert lost["Restarts"] == "1"
@@ -248,13 +244,14 @@ def call(*words: str) -> None:
     call_slurm(parser.parse_args(words))
 
 
-def scripts(folder: Path, *more: str) -> tuple[list[str], list[str]]:
+def scripts(folder: Path, study: Path) -> tuple[list[str], list[str]]:
     """Write the scripts of a small study; give what was said before and after ``--``."""
     app = Path(sys.executable).with_name("neurostorm-app")
-    words = [str(folder / "bids"), str(folder / "out"), "--out-dir", str(folder / "scripts")]
+    words = [str(study / "bids"), str(folder / "out"), "--out-dir", str(folder / "scripts")]
     words += ["--command", str(app), "--cpus", "1", "--mem", "4G", "--group-mem", "4G"]
     options = ["--models", "connectome", "--output-spaces", "MNI152NLin6Asym:res-native"]
-    options += ["--nprocs", "1", "--omp-nthreads", "1", *more]
+    options += ["--derivatives", f"prep={study / 'anatomy'}"]
+    options += ["--nprocs", "1", "--omp-nthreads", "1", "--report-viewer", "off"]
     call(*words, "--", *options)
     return words, options
 

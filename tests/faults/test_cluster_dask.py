@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,7 +22,11 @@ from neurostorm_app.bids_app.provenance import Ledger
 from neurostorm_app.bids_app.settings import build_settings
 from neurostorm_app.pipelines.resources import Plan
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 ROOT = Path(__file__).parents[2]
+TWO = ("01", "02")
 
 
 def load(name: str, path: Path):
@@ -100,20 +105,22 @@ def test_workers_are_jobs_and_end_with_the_work(tmp_path, monkeypatch):
     assert logs.count("on a worker of Dask") == 3
 
 
-@pytest.fixture(scope="module")
-def phantom(tmp_path_factory):
-    """Two participants of a phantom."""
-    bids = tmp_path_factory.mktemp("phantom") / "bids"
-    words = ["phantom", bids, "--participants", "2", "--runs", "1", "--volumes", "24"]
-    tools = [sys.executable, "-m", "neurostorm_app.bids_app.tools", *words, "--scale", "tiny"]
-    subprocess.run(list(map(str, tools)), check=True, capture_output=True)
-    return bids
-
-
 @contextlib.contextmanager
-def started(bids: Path, out: Path, *words: str | Path, **environment: str):
-    """Start the app itself, one thread a process; it does not outlive the test."""
-    call = [sys.executable, "-m", "neurostorm_app.bids_app.cli", bids, out, "participant", *words]
+def started(
+    study: Path,
+    out: Path,
+    *words: str,
+    who: Sequence[str] = ("01",),
+    tree: Path | None = None,
+    **environment: str,
+):
+    """Start the app itself, one thread a process; it does not outlive the test.
+
+    It has a study of one head, whose anatomy it is given, or else what is in a tree.
+    """
+    call = [sys.executable, "-m", "neurostorm_app.bids_app.cli", study / "bids", out]
+    call += ["participant", "--participant-label", *who]
+    call += ["--derivatives", f"prep={tree or study / 'anatomy'}", *words]
     call += ["--models", "connectome", "--output-spaces", "MNI152NLin6Asym:res-native"]
     with subprocess.Popen(
         list(map(str, [*call, "--omp-nthreads", "1", "--skip-bids-validation"])),
@@ -141,7 +148,7 @@ def worker_of(app: subprocess.Popen[str], out: Path, label: str) -> int:
     while time.monotonic() < wait and app.poll() is None:
         for path in (out / "logs").glob("*.log"):
             text = path.read_text()
-            if f"sub-{label}: on a worker of Dask" in text and "brain mask" in text:
+            if f"sub-{label}: on a worker of Dask" in text and ": reference in" in text:
                 return int(re.fullmatch(r".*_(\d+)\.log", path.name)[1])
         time.sleep(0.2)
     raise AssertionError(f"nobody works on sub-{label}: {app.communicate()[0]}")
@@ -159,13 +166,12 @@ def lost(ours: dict[str, bytes], theirs: dict[str, bytes]) -> int:
 
 
 @pytest.fixture(scope="module")
-def worked(phantom, tmp_path_factory):
-    """Work on the phantom by workers, one of which is killed, and on one of it without."""
+def worked(one_head, tmp_path_factory):
+    """Work on two participants by workers, one of which is killed, and on one without."""
     here, there = (tmp_path_factory.mktemp("results") / name for name in ("here", "there"))
-    words = ("--participant-label", "01", "--nprocs", "1")
-    with started(phantom, here, *words) as alone:
+    with started(one_head, here, "--nprocs", "1") as alone:
         words = ("--executor", "dask", "--nprocs", "2", "--mem", "8G")
-        with started(phantom, there, *words) as app:
+        with started(one_head, there, *words, who=TWO) as app:
             os.kill(worker_of(app, there, "01"), signal.SIGKILL)
             told = end(app)
         end(alone)
@@ -190,7 +196,7 @@ def test_a_worker_that_is_killed_costs_time_and_nothing_else(worked, tally):
     assert not list(there.rglob("*.part"))
 
 
-def test_a_unit_goes_where_there_is_memory_for_it(phantom, worked, tmp_path):
+def test_a_unit_goes_where_there_is_memory_for_it(one_head, worked, tmp_path):
     file, words = tmp_path / "scheduler.json", ["--no-dashboard", "--host", "127.0.0.1"]
     run = [sys.executable, "-m"]
     scheduler = [*run, "distributed.cli.dask_scheduler", "--port", "0", *words]
@@ -216,8 +222,8 @@ def test_a_unit_goes_where_there_is_memory_for_it(phantom, worked, tmp_path):
             client.wait_for_workers(2, timeout=loopback.PATIENCE)
             address = client.scheduler.address
         out = tmp_path / "out"
-        given = ["--derivatives", f"given={worked[2]}"]
-        with started(phantom, out, "--executor", f"dask:{address}", *given) as app:
+        words = ("--executor", f"dask:{address}")
+        with started(one_head, out, *words, who=TWO, tree=worked[2]) as app:
             told = end(app)
     assert "2 runs: 2 done, 0 reused, 0 failed" in told
     logs = {path.name: path.read_text() for path in (out / "logs").glob("*.log")}
@@ -231,14 +237,14 @@ def test_a_unit_goes_where_there_is_memory_for_it(phantom, worked, tmp_path):
 
 @needs_slurm
 def test_a_node_that_is_lost_with_its_worker_costs_time_and_nothing_else(
-    phantom, worked, tmp_path, tally
+    one_head, worked, tmp_path, tally
 ):
     out = tmp_path / "out"
     with loopback.cluster(cpus=1) as up:
         environment = {name: up.environment[name] for name in ("SLURM_CONF", "PATH", "TMPDIR")}
         environment["DASK_JOBQUEUE__SLURM__INTERFACE"] = "lo"
-        words = ("--participant-label", "01", "--executor", "dask:slurm", "--nprocs", "1")
-        with started(phantom, out, *words, "--mem", "4G", **environment) as app:
+        words = ("--executor", "dask:slurm", "--nprocs", "1", "--mem", "4G")
+        with started(one_head, out, *words, **environment) as app:
             worker_of(app, out, "01")
             up.lose(next(node for node in up.nodes if up.running(node)))
             told = end(app)

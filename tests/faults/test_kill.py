@@ -39,7 +39,7 @@ SEED = 20251106
 RANDOM, REAL = 96, 4
 """Kills at random moments: with a recorded preprocessing, and within a real one."""
 OPTIONS = ("--models", "connectome", "--skip-bids-validation", "--nprocs", "1")
-OPTIONS += ("--omp-nthreads", "1")
+OPTIONS += ("--omp-nthreads", "1", "--report-viewer", "off")
 SPACE = ("--output-spaces", "MNI152NLin2009cAsym:res-native")
 """With voxels as large as those of the phantom: finer ones only take time."""
 LEVELS = ("participant", "group")
