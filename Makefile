@@ -57,8 +57,8 @@ test-slow: install
 	$(BIN)/python -m pytest -m slow -s --timeout 3600
 
 # What is done to the app on purpose: bad inputs, kills, full disks, lost workers and nodes. A table of
-# all bad inputs and one of all faults are printed, and what was skipped and why; 23 minutes on two idle
-# cores. The order is that of tests/faults/conftest.py: the longest files first.
+# all bad inputs and one of all faults are printed, and what was skipped and why; less than half an hour
+# on two idle cores. The order is that of tests/faults/conftest.py: the longest files first.
 faults: install
 	$(BIN)/python -m pytest -m "slow or not slow" -rs -n 2 --dist loadfile --no-loadscope-reorder \
 		--timeout 3600 tests/faults

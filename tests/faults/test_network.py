@@ -110,11 +110,11 @@ def test_nothing_is_asked_of_a_network(watched, tmp_path, tally):
 @pytest.mark.slow
 def test_participant_and_group_run_where_no_network_is(watched, alone, tmp_path, tally):
     env, asked = watched
-    make_phantom(tmp_path / "bids", participants=1, runs=1, seed=5, scale="tiny", n_volumes=24)
+    make_phantom(tmp_path / "bids", participants=2, runs=1, seed=5, scale="tiny")
     words = [tmp_path / "bids", tmp_path / "out"]
     call([*words, "participant", "--models", "connectome"], env=env, before=alone)
     call([*words, "group"], env=env, before=alone)
     pages = {path.name for path in (tmp_path / "out").glob("*.html")}
-    tally("network", injected=2, survived=2 * (asked_of(asked) == [] and len(pages) == 2))
-    assert pages == {"sub-01.html", "group.html"}
+    tally("network", injected=2, survived=2 * (asked_of(asked) == [] and len(pages) == 3))
+    assert pages == {"sub-01.html", "sub-02.html", "group.html"}
     assert asked_of(asked) == []
